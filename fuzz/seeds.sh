@@ -104,3 +104,5 @@ END
 letters 64 | seed agent_message token
 printf 'Guard in=default rsa_id=%s nickname=one sampled_on=2026-07-01T10:00:00 sampled_idx=0 sampled_by=0.4.9.11 listed=1 confirmed_on=2026-07-02T10:00:00 confirmed_idx=0\n\0Guard in=default rsa_id=%s sampled_on=2026-07-01T10:00:00 sampled_idx=1 unlisted_since=2026-07-03T10:00:00 listed=0\n' \
     "$(letters 40)" "$(letters 40)" | seed guards pair
+printf 'onionbalance-vanguards 1\nlayer2 %s 1800000000\nlayer3 %s 1800000001\n' "$(letters 40)" "$(letters 40)" |
+    seed guards vanguards

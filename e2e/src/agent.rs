@@ -60,6 +60,7 @@ async fn sync(socket: &str, pod_uid: &str, token: &AgentToken) -> Result<SyncRes
         known_revision: None,
         known_guards: None,
         shared_guards: None,
+        vanguards: None,
         round: 0,
         unhealthy: false,
     };

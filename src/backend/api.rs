@@ -23,6 +23,7 @@ use super::forward::Traffic;
 use super::gate::Gate;
 use super::health::Health;
 use super::observer::TorState;
+use super::vanguards::SharedVanguards;
 use crate::common::log_limit::{Line, LogLimit};
 use crate::link::{
     AgentToken, CLOSE_PATH, CloseRequest, GuardReport, LinkError, MAC_HEADER, MAX_REQUEST_BYTES, NONCE_HEADER,
@@ -53,6 +54,8 @@ pub struct Parts {
     pub traffic: Arc<Traffic>,
     /// The circuits of these streams.
     pub circuits: Arc<Circuits>,
+    /// The vanguards of tor.
+    pub vanguards: Arc<SharedVanguards>,
 }
 
 /// The state of the agent's API.
@@ -66,6 +69,7 @@ pub struct Api {
     drain: Arc<Drain>,
     traffic: Arc<Traffic>,
     circuits: Arc<Circuits>,
+    vanguards: Arc<SharedVanguards>,
     health: Arc<Health>,
     sequences: Mutex<Sequences>,
     /// The sequence numbers of the requests to close circuits.
@@ -85,7 +89,7 @@ impl Api {
         guards: TorGuards,
         parts: Parts,
     ) -> Result<Self, AgentError> {
-        let Parts { drain, traffic, circuits } = parts;
+        let Parts { drain, traffic, circuits, vanguards } = parts;
         let api = Self {
             pod_uid,
             token_file,
@@ -95,6 +99,7 @@ impl Api {
             drain,
             traffic,
             circuits,
+            vanguards,
             health: Arc::default(),
             sequences: Mutex::default(),
             closing_sequences: Mutex::default(),
@@ -165,6 +170,7 @@ impl Api {
             draining: self.drain.is_running(),
             guards: guards.filter(|report| request.known_guards.is_some_and(|known| known != report.id)),
             awaits_guards: self.guards.gate.is_closed(),
+            vanguards: self.vanguards.used(),
             targets: self.health.report(request),
         }
     }
@@ -185,6 +191,10 @@ async fn sync(State(api): State<Arc<Api>>, headers: HeaderMap, body: Bytes) -> R
     api.drain.heard(request.leading, request.phase);
     if let Some(lines) = &request.shared_guards {
         api.guards.gate.offer(lines);
+    }
+    // Only the leader keeps the vanguards. Another publisher may still know older ones.
+    if let Some(text) = request.vanguards.as_ref().filter(|_| request.leading) {
+        api.vanguards.offer(text);
     }
     api.health.heard(&request);
     match serde_json::to_string(&api.answer(&request)) {

@@ -31,6 +31,7 @@ mod proxy_header;
 mod pulse;
 mod stall;
 mod system;
+mod vanguards;
 mod watchdog;
 
 use std::error::Error;
@@ -56,6 +57,7 @@ use guards::GuardReporter;
 use health::Health;
 use observer::Observer;
 use paths::RunDir;
+use vanguards::SharedVanguards;
 
 /// How long the agent waits after SIGTERM for open HTTP requests to finish. A terminating pod has
 /// already drained.
@@ -94,6 +96,9 @@ struct Files {
     /// Directory with the entry guards that all tors of the service share, a mounted Secret
     #[arg(long, global = true, default_value = link::paths::GUARDS_DIR)]
     guards_dir: PathBuf,
+    /// Directory with the vanguards that all tors of the service share, a mounted Secret
+    #[arg(long, global = true, default_value = link::paths::VANGUARDS_DIR)]
+    vanguards_dir: PathBuf,
 }
 
 /// The agent's ports and credentials, and the rule about its targets. The ports cannot come from
@@ -174,7 +179,9 @@ async fn serve(args: Serve, run_dir: &RunDir, files: &Files, config: AgentConfig
     let traffic = forwarder.traffic();
     let circuits = forwarder.circuits();
     let health = Arc::new(Health::new(&config.ports, &traffic, connector));
+    let vanguards = Arc::new(SharedVanguards::read(&files.vanguards_dir, &args.token));
     let observer = Observer::new(run_dir, address, system::random(), circuits.clone()).heeding(health.clone());
+    let observer = observer.using(vanguards.clone());
     let (tor, pulse) = (observer.watch(), observer.pulse());
     let reporter = GuardReporter::new(&files.tor_data_dir);
     let gate = Arc::new(Gate::new(run_dir, &files.tor_data_dir)?);
@@ -186,7 +193,7 @@ async fn serve(args: Serve, run_dir: &RunDir, files: &Files, config: AgentConfig
     let drain = Arc::new(Drain::new(times, traffic.watch_open()));
 
     let guards = TorGuards { newest: reporter.watch(), gate };
-    let parts = Parts { drain: drain.clone(), traffic: traffic.clone(), circuits: circuits.clone() };
+    let parts = Parts { drain: drain.clone(), traffic: traffic.clone(), circuits: circuits.clone(), vanguards };
     let api = Api::new(pod_uid, args.token, address, tor.clone(), guards, parts)?.with_health(health.clone());
     let probes = probes::router(tor.clone(), pulse, drain, health.clone());
     let metrics = metrics::router(tor, traffic, circuits, health.clone());

@@ -18,6 +18,7 @@ use super::points::{Points, open};
 use super::pulse::Pulse;
 use super::stall::{Mended, Mender};
 use super::system::wall_clock;
+use super::vanguards::{SharedVanguards, VanguardControl};
 use super::watchdog::{Unanswered, Watchdog, WatchedClient};
 use crate::common::complaint::Complaint;
 use crate::common::log_limit::{Line, LogLimit};
@@ -69,6 +70,7 @@ pub struct Observer {
     circuits: Arc<Circuits>,
     /// The limit for the lines about closed circuits, which clients can cause.
     closures: LogLimit,
+    vanguards: Arc<SharedVanguards>,
 }
 
 impl Observer {
@@ -91,7 +93,13 @@ impl Observer {
             changes: LogLimit::default(),
             circuits,
             closures: LogLimit::default(),
+            vanguards: Arc::default(),
         }
+    }
+
+    /// Makes the observer keep tor's vanguards.
+    pub fn using(self, vanguards: Arc<SharedVanguards>) -> Self {
+        Self { vanguards, ..self }
     }
 
     /// Makes the observer end tor when the health of the targets demands it.
@@ -126,22 +134,26 @@ impl Observer {
         self.watchdog.answer(client.set_events(&["HS_DESC"])).await?;
         let testing = self.watchdog.answer(client.get_conf("TestingTorNetwork")).await?;
         let mut mender = Mender::new(self.address, NetworkKind::from_option(&testing));
+        let mut vanguards = VanguardControl::new(self.vanguards.clone());
         self.circuits.forget();
         self.complaint.settle();
         tracing::info!("connected to tor");
         loop {
             self.poll(&client).await?;
+            let has_consensus = self.state.borrow().bootstrapped == 100;
+            vanguards.check(&mut WatchedClient::new(&client, &mut self.watchdog), has_consensus).await?;
             self.mend(&client, &mut mender).await?;
-            self.wait_for_next_poll(&client, &mut events).await?;
+            self.wait_for_next_poll(&client, &mut events, &mut vanguards).await?;
         }
     }
 
-    /// Waits until the polling interval ends or tor reports a new descriptor, and closes circuits
-    /// meanwhile.
+    /// Waits until the polling interval ends, tor reports a new descriptor or the vanguards change,
+    /// and closes circuits meanwhile.
     async fn wait_for_next_poll(
         &mut self,
         client: &Client,
         events: &mut mpsc::Receiver<Event>,
+        vanguards: &mut VanguardControl,
     ) -> Result<(), Unanswered> {
         let starting = self.state.borrow().points.count() == 0;
         let mut pause = pin!(sleep(if starting { POLL_AT_START } else { POLL }));
@@ -157,6 +169,7 @@ impl Observer {
                     }
                     Some(_) => {}
                 },
+                () = vanguards.changed() => return Ok(()),
                 request = self.circuits.next_request() => self.close_circuit(client, request).await?,
             }
         }

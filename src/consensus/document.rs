@@ -8,6 +8,7 @@ use data_encoding::BASE64;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
+use super::middles::{Middle, MiddleWeights, Traits};
 use super::{ConsensusError, Fingerprint, MAX_DOCUMENT_BYTES, base64_array};
 
 /// The parts of a consensus that onion services need.
@@ -21,6 +22,8 @@ pub(super) struct Document {
     pub(super) params: Params,
     /// The v3 HSDirs in ascending order of their fingerprints.
     pub(super) hsdirs: Vec<HsDirEntry>,
+    /// The relays that can be vanguards.
+    pub(super) middles: Vec<Middle>,
 }
 
 /// The consensus entry of a relay that stores v3 descriptors.
@@ -62,11 +65,11 @@ impl Document {
 
         let mut header = Header::default();
         let mut routers = Routers::default();
-        for line in lines {
+        while let Some(line) = lines.next() {
             let mut words = line.split_ascii_whitespace();
             match words.next().unwrap_or_default() {
-                // Only the signatures follow this line.
-                "directory-footer" => return header.finish(routers.finish()?),
+                // Only the weights and the signatures follow this line.
+                "directory-footer" => return header.finish(routers.finish()?, MiddleWeights::of_footer(lines)),
                 "r" => routers.begin(words)?,
                 keyword if routers.current.is_some() => routers.item(keyword, words)?,
                 keyword => header.item(keyword, words)?,
@@ -109,7 +112,7 @@ impl Header {
         }
     }
 
-    fn finish(self, hsdirs: Vec<HsDirEntry>) -> Result<Document, ConsensusError> {
+    fn finish(self, routers: Routers, weights: MiddleWeights) -> Result<Document, ConsensusError> {
         self.consensus.ok_or(ConsensusError::Missing("vote-status"))?;
         Ok(Document {
             valid_after: self.valid_after.ok_or(ConsensusError::Missing("valid-after"))?,
@@ -118,7 +121,8 @@ impl Header {
             shared_random_previous: self.shared_random_previous,
             shared_random_current: self.shared_random_current,
             params: self.params.unwrap_or_default(),
-            hsdirs,
+            hsdirs: routers.hsdirs,
+            middles: routers.middles.into_iter().map(|(relay, traits)| weights.middle(relay, traits)).collect(),
         })
     }
 }
@@ -127,6 +131,7 @@ impl Header {
 #[derive(Default)]
 struct Routers {
     hsdirs: Vec<HsDirEntry>,
+    middles: Vec<(Fingerprint, Traits)>,
     current: Option<Router>,
 }
 
@@ -134,8 +139,30 @@ struct Routers {
 struct Router {
     fingerprint: Fingerprint,
     microdescriptor: Option<[u8; 32]>,
-    hsdir_flag: Option<bool>,
+    flags: Option<Flags>,
     hsdir_v3: Option<bool>,
+    bandwidth: u64,
+}
+
+/// The flags of a relay that matter here.
+#[derive(Default)]
+struct Flags {
+    hsdir: bool,
+    /// Whether the relay is a guard and whether it is an exit. None if it cannot be a vanguard.
+    vanguard: Option<(bool, bool)>,
+}
+
+impl Flags {
+    /// Parses the flags of an `s` line. A vanguard needs the flags Fast and Stable
+    /// (vanguards-spec, "Selecting relays"). Like C tor, this method does not count a bad exit as
+    /// an exit.
+    fn parse(words: SplitAsciiWhitespace<'_>) -> Self {
+        let flags: Vec<_> = words.collect();
+        let has = |flag| flags.contains(&flag);
+        let can_be_vanguard = has("Fast") && has("Stable") && has("Valid");
+        let kind = (has("Guard"), has("Exit") && !has("BadExit"));
+        Self { hsdir: has("HSDir"), vanguard: can_be_vanguard.then_some(kind) }
+    }
 }
 
 impl Routers {
@@ -148,7 +175,7 @@ impl Routers {
             return Err(ConsensusError::RouterOrder);
         }
         self.end_current()?;
-        self.current = Some(Router { fingerprint, microdescriptor: None, hsdir_flag: None, hsdir_v3: None });
+        self.current = Some(Router { fingerprint, microdescriptor: None, flags: None, hsdir_v3: None, bandwidth: 0 });
         Ok(())
     }
 
@@ -156,27 +183,39 @@ impl Routers {
         let Some(router) = &mut self.current else { return Ok(()) };
         match keyword {
             "m" => once("m", &mut router.microdescriptor, words.next().and_then(base64_array)),
-            "s" => once("s", &mut router.hsdir_flag, Some(words.any(|flag| flag == "HSDir"))),
+            "s" => once("s", &mut router.flags, Some(Flags::parse(words))),
             "pr" => once("pr", &mut router.hsdir_v3, Some(words.any(supports_hsdir_v3))),
+            "w" => {
+                let bandwidth = words.find_map(|word| word.strip_prefix("Bandwidth="));
+                // A relay of unknown bandwidth can still be an HSDir.
+                router.bandwidth = bandwidth.and_then(|digits| digits.parse::<u32>().ok()).unwrap_or_default().into();
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
 
-    /// Adds the finished entry to the HSDirs if it belongs on the ring. Like C tor, this method
-    /// requires the HSDir flag and the protocol version HSDir=2, but no other flag, because a
-    /// consensus lists only running and valid relays (dir-spec, section 3.8).
+    /// Adds the finished entry to the HSDirs if it belongs on the ring, and to the middles if it
+    /// can be a vanguard. Like C tor, this method requires the HSDir flag and the protocol version
+    /// HSDir=2 of an HSDir, but no other flag, because a consensus lists only running and valid
+    /// relays (dir-spec, section 3.8).
     fn end_current(&mut self) -> Result<(), ConsensusError> {
         let Some(router) = self.current.take() else { return Ok(()) };
         let microdescriptor = router.microdescriptor.ok_or(ConsensusError::Missing("m"))?;
-        if router.hsdir_flag.ok_or(ConsensusError::Missing("s"))? && router.hsdir_v3 == Some(true) {
+        let flags = router.flags.ok_or(ConsensusError::Missing("s"))?;
+        if let Some((guard, exit)) = flags.vanguard {
+            let traits = Traits { bandwidth: router.bandwidth, guard, exit };
+            self.middles.push((router.fingerprint, traits));
+        }
+        if flags.hsdir && router.hsdir_v3 == Some(true) {
             self.hsdirs.push(HsDirEntry { fingerprint: router.fingerprint, microdescriptor });
         }
         Ok(())
     }
 
-    fn finish(mut self) -> Result<Vec<HsDirEntry>, ConsensusError> {
+    fn finish(mut self) -> Result<Self, ConsensusError> {
         self.end_current()?;
-        Ok(self.hsdirs)
+        Ok(self)
     }
 }
 

@@ -8,6 +8,7 @@
 mod document;
 mod fingerprint;
 mod microdescriptor;
+mod middles;
 mod network;
 mod ring;
 mod schedule;
@@ -17,6 +18,7 @@ mod times;
 mod types;
 
 pub use fingerprint::Fingerprint;
+pub use middles::Middle;
 pub use network::Network;
 pub use times::{parse_time, service_period};
 pub use types::{NetworkKind, Placement, ServicePeriod};

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use super::ConsensusError;
 use super::document::{Document, Params};
 use super::microdescriptor::identities;
+use super::middles::Middle;
 use super::ring::{HsDir, Ring, disaster_shared_random};
 use super::schedule::PeriodSchedule;
 use super::types::{NetworkKind, Placement, ServicePeriod};
@@ -26,6 +27,7 @@ pub struct Network {
     /// The rings of the two service periods, in their order. All services share them, because most
     /// of the work is the same for each.
     rings: [OnceLock<Ring>; 2],
+    middles: Vec<Middle>,
 }
 
 impl Network {
@@ -56,6 +58,7 @@ impl Network {
             hsdirs_without_identity: document.hsdirs.len() - hsdirs.len(),
             hsdirs,
             rings: Default::default(),
+            middles: document.middles,
         })
     }
 
@@ -68,6 +71,11 @@ impl Network {
     /// because their microdescriptor is missing or has no ed25519 identity.
     pub fn hsdir_count(&self) -> (usize, usize) {
         (self.hsdirs.len() + self.hsdirs_without_identity, self.hsdirs_without_identity)
+    }
+
+    /// Returns the relays that can be vanguards, in ascending order of their fingerprints.
+    pub fn middles(&self) -> &[Middle] {
+        &self.middles
     }
 
     /// Returns the two time periods for which a service publishes (rend-spec-v3, section 2.2.4):

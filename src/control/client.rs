@@ -190,7 +190,7 @@ impl Client {
     }
 
     /// Sends a complete command and returns the reply if it reports success.
-    async fn command(&self, bytes: Vec<u8>) -> Result<Message, ControlError> {
+    pub(super) async fn command(&self, bytes: Vec<u8>) -> Result<Message, ControlError> {
         let bytes = Zeroizing::new(bytes);
         let (answer, reply) = oneshot::channel();
         self.commands.send(QueuedCommand { bytes, answer }).await.map_err(|_| ControlError::Closed)?;
@@ -214,7 +214,7 @@ impl fmt::Debug for Client {
 
 /// Formats the line of a command. The line is a single allocation, so that a secret among the
 /// arguments leaves no copy behind.
-fn line(command: &str, arguments: &[&str]) -> Result<Vec<u8>, ControlError> {
+pub(super) fn line(command: &str, arguments: &[&str]) -> Result<Vec<u8>, ControlError> {
     let length: usize = arguments.iter().map(|argument| argument.len() + 1).sum();
     let mut line = Vec::with_capacity(command.len() + length + 2);
     line.extend_from_slice(command.as_bytes());

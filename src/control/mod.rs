@@ -6,6 +6,7 @@
 //! connect        unix socket or TCP, then authentication → a Client
 //! authenticate   SAFECOOKIE, COOKIE, password, or nothing
 //! client         the handle, with one method per command
+//! layers         the second and third hops of tor's onion service circuits
 //! connection     the task that owns the stream and delivers replies and events
 //! endpoint       unix:/path or host:port      (pure)
 //! event          typed events                 (pure)
@@ -22,6 +23,7 @@ mod connection;
 pub mod endpoint;
 pub mod error;
 pub mod event;
+pub mod layers;
 pub mod reconnect;
 pub mod socks;
 #[cfg(test)]
@@ -34,4 +36,5 @@ pub use connect::{COMMAND_TIMEOUT, Connected, Connector};
 pub use endpoint::ControlEndpoint;
 pub use error::{ControlError, NoConnection};
 pub use event::{Event, HsDescAction, HsDescContent, HsDescEvent, bootstrap_percent};
+pub use layers::{Applied, LayerControl, Layers};
 pub use reconnect::{Backoff, Update, supervise};

@@ -286,6 +286,25 @@ pub struct Anonymity {
     /// chooses its own guards. Guards are never shared if a torrc line sets `UseBridges`,
     /// `UseEntryGuards` or `EntryNodes`. A change replaces the pods.
     pub guards: GuardMode,
+    /// Controls which relays follow the guard in the circuits of the pods. With `Lite`, each tor
+    /// chooses its own second relays, anew at each start, and any third relays. With `Full`, all
+    /// pods use the same four relays at the second and the same six at the third hop. The publisher
+    /// chooses them, keeps them in the Secret `<name>-guards`, and replaces each one after 30 to 60
+    /// days (second hop) or 1 to 48 hours (third hop). `Full` makes it much harder to find the
+    /// guard of a service that exists for months, but the circuits are longer and slower. No torrc
+    /// line may set `HSLayer2Nodes`, `HSLayer3Nodes` or `ExcludeNodes` with `Full`. A change
+    /// replaces the pods.
+    pub vanguards: VanguardMode,
+}
+
+/// Controls which relays follow the guard in the circuits of the pods.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum VanguardMode {
+    /// Each tor chooses its own second relays (vanguards-lite).
+    #[default]
+    Lite,
+    /// All pods share the second and the third relays (full vanguards).
+    Full,
 }
 
 /// Controls whether the pods of a service share their entry guards.

@@ -1,6 +1,7 @@
 //! Validation beyond the schema. Every problem names the field and says how to fix it.
 
 mod torrc;
+mod vanguards;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -8,6 +9,7 @@ use std::fmt;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt as _;
 
+use self::vanguards::vanguards;
 use super::messages;
 use super::names::{MAX_NAME_LENGTH, OUR_PREFIX, RECOMMENDED_PREFIX};
 use super::probe;
@@ -75,6 +77,7 @@ pub fn spec(object: &OnionBalancedService) -> Vec<Problem> {
     address_probe(&mut problems, &spec.frontend.probe);
     extra_torrc(&mut problems, "spec.frontend.extraTorrc", &spec.frontend.extra_torrc, Place::Frontend);
     pod_settings(&mut problems, "spec.frontend.template", &spec.frontend.template);
+    vanguards(&mut problems, spec);
     if let Some(restricted) = &spec.restricted_discovery {
         restricted_discovery(&mut problems, restricted);
     }

@@ -20,6 +20,7 @@ use super::guards::{AgentGuards, GuardNews};
 use super::pods::{Pod, Pods};
 use super::sync::{Question, SyncClient};
 use super::targets::TargetReport;
+use super::vanguard_stage::AgentVanguards;
 use crate::common::log_limit::{Line, LogLimit};
 use crate::consensus::Network;
 use crate::link::{PodPhase, Revision, SyncResponse};
@@ -85,7 +86,7 @@ pub(super) async fn run(
     silence: Duration,
     mut orders: watch::Receiver<AgentOrders>,
     reports: mpsc::Sender<(BackendId, AgentNews)>,
-    guards: AgentGuards,
+    (guards, vanguards): (AgentGuards, AgentVanguards),
 ) {
     let mut conversations = Conversations::default();
     loop {
@@ -102,6 +103,8 @@ pub(super) async fn run(
                     orders: orders.clone(),
                     reports: reports.clone(),
                     guards: guards.clone(),
+                    vanguards: vanguards.clone(),
+                    used_vanguards: None,
                     known: None,
                     known_guards: 0,
                     awaits_guards: false,
@@ -139,6 +142,9 @@ struct Conversation {
     orders: watch::Receiver<AgentOrders>,
     reports: mpsc::Sender<(BackendId, AgentNews)>,
     guards: AgentGuards,
+    vanguards: AgentVanguards,
+    /// The number of the vanguards that the backend uses, if its pod shares vanguards.
+    used_vanguards: Option<u64>,
     /// The newest introduction points that were accepted, with their revision.
     known: Option<(Revision, Arc<ServiceContent>)>,
     /// The `id` of the last report on guards that was passed on.
@@ -200,6 +206,7 @@ impl Conversation {
             known_revision: self.known.as_ref().map(|(revision, _)| *revision),
             known_guards: self.known_guards,
             shared_guards: self.guards.shared.borrow().clone().filter(|_| self.awaits_guards),
+            vanguards: self.vanguards.offers.borrow().of(&self.id, self.used_vanguards).filter(|_| topic.leading),
             round: topic.round,
             unhealthy: topic.unhealthy,
         };
@@ -215,6 +222,10 @@ impl Conversation {
         let agent = Agent { onion_address: answer.onion_address, authority: authority.to_owned() };
         self.directory.answered(&self.id, agent);
         self.awaits_guards = answer.awaits_guards;
+        self.used_vanguards = answer.vanguards;
+        if let Some(used) = answer.vanguards {
+            self.vanguards.board.answered(&self.id, used);
+        }
         if let Some(report) = answer.guards.take() {
             let id = report.id;
             let news = GuardNews { backend: self.id.clone(), report };

@@ -76,12 +76,20 @@ pub(super) struct Paths {
     /// Directory with the entry guards that all tors of the service share, a mounted Secret
     #[arg(long, global = true, default_value = link::paths::GUARDS_DIR)]
     guards_dir: PathBuf,
+    /// Directory with the vanguards that all tors of the service share, a mounted Secret
+    #[arg(long, global = true, default_value = link::paths::VANGUARDS_DIR)]
+    vanguards_dir: PathBuf,
 }
 
 impl Paths {
     /// Returns tor's `DataDirectory` if the tors of the service share their guards.
     pub(super) fn sharing_data_dir(&self) -> Option<PathBuf> {
         self.guards_dir.is_dir().then(|| self.tor_data_dir.clone())
+    }
+
+    /// Returns the directory with the vanguards if the tors of the service share them.
+    pub(super) fn vanguards_mount(&self) -> Option<PathBuf> {
+        self.vanguards_dir.is_dir().then(|| self.vanguards_dir.clone())
     }
 
     /// Creates the missing directories, and gives the shared guards to a tor that has never run.

@@ -33,6 +33,7 @@ use super::publisher::{Inlets, Outlets, Publisher};
 use super::status::{self, Facts};
 use super::sync::SyncClient;
 use super::tor::{Silence, Tor};
+use super::vanguards::{VanguardKeeper, VanguardLinks, VanguardStore};
 use crate::control::Connector;
 use crate::link::{AgentToken, ClientsCopy};
 use crate::merge::MergeEngine;
@@ -53,17 +54,19 @@ pub(super) struct Neighbours {
     pub(super) answers: mpsc::Receiver<(CallId, Result<LeaseAnswer, CallError>)>,
     pub(super) status: watch::Sender<Facts>,
     pub(super) guards: GuardLinks,
+    /// The place of the vanguards. None if the pods share no vanguards.
+    pub(super) vanguards: Option<VanguardStore>,
 }
 
 /// Runs the publisher of a frontend pod until SIGTERM or SIGINT.
 pub(super) async fn run(args: ClusterArgs) -> Result<(), RunError> {
     let ClusterArgs { service, namespace, pod_name, publisher } = args;
     let service = service.ok_or("--service is missing: name the OnionBalancedService")?;
-    let data_dir = publisher.paths.sharing_data_dir();
+    let mounts = Mounts { data_dir: publisher.paths.sharing_data_dir(), vanguards: publisher.paths.vanguards_mount() };
     let connect = async |pod_uid: &str, token: AgentToken, parts: &mut JoinSet<()>| {
         let namespace = namespace.ok_or("--namespace is missing: set it, or POD_NAMESPACE in the environment")?;
         let pod_name = pod_name.ok_or("--pod-name is missing: set it, or POD_NAME in the environment")?;
-        kubernetes(service, namespace, lease::identity(&pod_name, pod_uid), token, data_dir, parts).await
+        kubernetes(service, namespace, lease::identity(&pod_name, pod_uid), token, mounts, parts).await
     };
     serve(&publisher, connect).await
 }
@@ -125,11 +128,14 @@ fn assemble(
     parts: &mut JoinSet<()>,
 ) -> Publisher {
     let address = key.address();
-    let Neighbours { service, identity, pods, object, clients, calls, answers, status, guards } = neighbours;
+    let Neighbours { service, identity, pods, object, clients, calls, answers, status, guards, vanguards } = neighbours;
+    let (agents, orders) = watch::channel(AgentOrders::default());
+    let vanguards = keep_vanguards(vanguards, orders.clone(), parts);
     let (news, tor) = mpsc::channel(QUEUE);
     let (connection, registry) = Tor::new(Connector::unix(args.paths.run_dir.join("control/socket")), clock);
     registry.register(address, news);
-    parts.spawn(connection.reporting_silence(silence).reporting_guards(guards.drawn).run());
+    let connection = connection.reporting_silence(silence).reporting_guards(guards.drawn);
+    parts.spawn(connection.using_vanguards(vanguards.wanted).run());
 
     let token = AgentToken::of(&key);
     let (client, directory) =
@@ -138,10 +144,10 @@ fn assemble(
         let api = CircuitsApi::new(&token, client.clone(), directory.clone());
         parts.spawn(serve_circuits(api, args.listen_address, port));
     }
-    let (agents, orders) = watch::channel(AgentOrders::default());
     let (reports_in, reports) = mpsc::channel(QUEUE);
     let silence_of_backends = args.backend_silence();
-    parts.spawn(agents::run(client, directory, clock, silence_of_backends, orders, reports_in, guards.agents));
+    let shared = (guards.agents, vanguards.agents);
+    parts.spawn(agents::run(client, directory, clock, silence_of_backends, orders, reports_in, shared));
 
     let (keys_in, keys) = watch::channel(key.clone());
     if key.kits().is_some() {
@@ -152,10 +158,40 @@ fn assemble(
     let engine = MergeEngine::new(key, None, clock::random(), clock.now());
     let driver = Driver::new(engine, ExternalBackends::new(address, clock::random()));
     let conduct = Conduct::new(&service, identity, clock.now());
-    let inlets = Inlets { pods, object, clients, keys, answers, tor, reports, guards: guards.view };
+    let inlets = Inlets {
+        pods,
+        object,
+        clients,
+        keys,
+        answers,
+        tor,
+        reports,
+        guards: guards.view,
+        vanguards: vanguards.figures,
+    };
     let outlets = Outlets { agents, calls, status, health };
     tracing::info!(%address, "the publisher is running");
     Publisher::new(driver, conduct, clock, inlets, outlets, probe)
+}
+
+/// The mounted directories that tell what the pods of the service share.
+struct Mounts {
+    /// Tor's `DataDirectory` if the tors share their guards.
+    data_dir: Option<PathBuf>,
+    /// The directory with the vanguards if the tors share them.
+    vanguards: Option<PathBuf>,
+}
+
+/// Starts the task that keeps the vanguards, if the pods share them.
+fn keep_vanguards(
+    store: Option<VanguardStore>,
+    orders: watch::Receiver<AgentOrders>,
+    parts: &mut JoinSet<()>,
+) -> VanguardLinks {
+    let Some(store) = store else { return VanguardLinks::unused() };
+    let (keeper, links) = VanguardKeeper::new(store, orders);
+    parts.spawn(keeper.run());
+    links
 }
 
 /// Serves the app's API until the publisher stops. If the port cannot be used, the publisher ends
@@ -186,7 +222,7 @@ async fn kubernetes(
     namespace: String,
     identity: String,
     token: AgentToken,
-    data_dir: Option<PathBuf>,
+    mounts: Mounts,
     parts: &mut JoinSet<()>,
 ) -> Result<Neighbours, RunError> {
     let client = kubernetes_client().await?;
@@ -197,7 +233,7 @@ async fn kubernetes(
     let (calls, calls_out) = mpsc::unbounded_channel();
     let (answers_in, answers) = mpsc::channel(QUEUE);
 
-    let guards = match data_dir {
+    let guards = match mounts.data_dir {
         Some(data_dir) => {
             let secrets = Api::namespaced(client.clone(), &namespace);
             let watched = (pods.clone(), facts.clone());
@@ -207,6 +243,9 @@ async fn kubernetes(
         }
         None => GuardLinks::unused(),
     };
+    let vanguards = mounts
+        .vanguards
+        .map(|mount| VanguardStore::new(Api::namespaced(client.clone(), &namespace), &service, token.clone(), mount));
 
     parts.spawn(LeaseKeeper::new(client.clone(), &namespace, &service).run(calls_out, answers_in));
     parts.spawn({
@@ -226,7 +265,7 @@ async fn kubernetes(
         let (service, object) = (service.clone(), object.clone());
         async move { status::run(client, &namespace, &service, object, facts).await }
     });
-    Ok(Neighbours { service, identity, pods, object, clients, calls, answers, status, guards })
+    Ok(Neighbours { service, identity, pods, object, clients, calls, answers, status, guards, vanguards })
 }
 
 async fn kubernetes_client() -> Result<kube::Client, RunError> {

@@ -92,6 +92,7 @@ fn neighbours(pod_uid: &str, fixed: FixedBackends, parts: &mut JoinSet<()>) -> N
         answers,
         status: watch::channel(Facts::default()).0,
         guards: GuardLinks::unused(),
+        vanguards: None,
     }
 }
 

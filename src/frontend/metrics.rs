@@ -8,6 +8,7 @@ use super::probe::PortReport;
 use super::view::BackendView;
 use crate::common::exposition::Exposition;
 use crate::crd::{BackendState, ProbeResult};
+use crate::link::Layer;
 use crate::merge::{PeriodStatus, UploadError};
 use crate::onion::kit::Coverage;
 
@@ -33,6 +34,7 @@ pub(super) struct Figures {
     pub(super) coverage: Option<Coverage>,
     pub(super) counts: Counts,
     pub(super) guards: GuardFigures,
+    pub(super) vanguards: VanguardFigures,
     /// The results of the last probes, by port. Empty unless this publisher is the leader.
     pub(super) probes: BTreeMap<u16, PortReport>,
 }
@@ -44,6 +46,17 @@ pub(super) struct GuardFigures {
     pub(super) shared: usize,
     /// The number of distinct guards that the tors of the service try first.
     pub(super) preferred: usize,
+}
+
+/// The numbers of vanguards, by layer. They are 0 if the pods share no vanguards.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct VanguardFigures {
+    /// The number of relays in each layer, or 0 unless this publisher leads.
+    pub(super) sizes: [usize; 2],
+    /// The number of relays that this publisher has chosen since its start.
+    pub(super) replaced: [u64; 2],
+    /// The number of backends whose tor does not use the present vanguards.
+    pub(super) outdated: usize,
 }
 
 /// The counters of the metrics page, counted since the start of the publisher.
@@ -113,6 +126,7 @@ pub(super) fn render(figures: &Figures) -> String {
     text.sample("descriptors_total", "", figures.counts.rounds);
     render_uploads(&mut text, &figures.counts);
     render_guards(&mut text, figures.guards);
+    render_vanguards(&mut text, figures.vanguards);
     text.finish() + &probes(&figures.probes)
 }
 
@@ -258,6 +272,20 @@ fn render_guards(text: &mut Exposition, GuardFigures { shared, preferred }: Guar
     text.sample("guards_preferred", "", preferred as u64);
 }
 
+fn render_vanguards(text: &mut Exposition, VanguardFigures { sizes, replaced, outdated }: VanguardFigures) {
+    let layers = Layer::ALL.map(|layer| format!("{{layer=\"{}\"}}", layer.number()));
+    text.family("vanguards", "gauge", "Relays in each layer of vanguards that all tors of the service share");
+    for (label, size) in layers.iter().zip(sizes) {
+        text.sample("vanguards", label, size as u64);
+    }
+    text.family("vanguards_chosen_total", "counter", "Relays chosen as shared vanguards, by layer");
+    for (label, count) in layers.iter().zip(replaced) {
+        text.sample("vanguards_chosen_total", label, count);
+    }
+    text.family("vanguards_outdated", "gauge", "Backends whose tor does not use the present shared vanguards");
+    text.sample("vanguards_outdated", "", outdated as u64);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -314,6 +342,7 @@ mod tests {
             }),
             counts,
             guards: GuardFigures { shared: 20, preferred: 1 },
+            vanguards: VanguardFigures { sizes: [4, 6], replaced: [5, 90], outdated: 2 },
             probes: BTreeMap::new(),
         }
     }
@@ -392,6 +421,17 @@ onionbalance_publisher_guards 20
 # HELP onionbalance_publisher_guards_preferred Distinct entry guards that the tors of the service try first
 # TYPE onionbalance_publisher_guards_preferred gauge
 onionbalance_publisher_guards_preferred 1
+# HELP onionbalance_publisher_vanguards Relays in each layer of vanguards that all tors of the service share
+# TYPE onionbalance_publisher_vanguards gauge
+onionbalance_publisher_vanguards{layer=\"2\"} 4
+onionbalance_publisher_vanguards{layer=\"3\"} 6
+# HELP onionbalance_publisher_vanguards_chosen_total Relays chosen as shared vanguards, by layer
+# TYPE onionbalance_publisher_vanguards_chosen_total counter
+onionbalance_publisher_vanguards_chosen_total{layer=\"2\"} 5
+onionbalance_publisher_vanguards_chosen_total{layer=\"3\"} 90
+# HELP onionbalance_publisher_vanguards_outdated Backends whose tor does not use the present shared vanguards
+# TYPE onionbalance_publisher_vanguards_outdated gauge
+onionbalance_publisher_vanguards_outdated 2
 ";
 
     #[test]

@@ -45,6 +45,8 @@ mod status;
 mod sync;
 mod targets;
 mod tor;
+mod vanguard_stage;
+mod vanguards;
 mod view;
 mod watch_backoff;
 

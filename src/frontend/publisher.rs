@@ -16,7 +16,7 @@ use super::conduct::{CallError, CallId, Conduct, Event, LeaseAnswer, LeaseReques
 use super::driver::Driver;
 use super::guard_view::GuardView;
 use super::http::{Health, Role};
-use super::metrics::Figures;
+use super::metrics::{Figures, VanguardFigures};
 use super::object::Object;
 use super::pods::Pods;
 use super::probe::{Assignment, PortReport, ProbeLink};
@@ -37,6 +37,7 @@ pub(super) struct Inlets {
     pub(super) tor: mpsc::Receiver<TorNews>,
     pub(super) reports: mpsc::Receiver<(BackendId, AgentNews)>,
     pub(super) guards: watch::Receiver<Option<GuardView>>,
+    pub(super) vanguards: watch::Receiver<VanguardFigures>,
 }
 
 /// The channels through which the publisher reports its state and requests API server calls.
@@ -250,6 +251,7 @@ impl Publisher {
             (true, false) => Role::StandingBy,
             (false, false) => Role::Unknown,
         };
+        let vanguards = *self.inlets.vanguards.borrow();
         let Status { periods, hsdirs_failing, longest_failing, counter_rises, .. } = status;
         let coverage = self.inlets.keys.borrow().coverage(now.wall);
         let figures = Figures {
@@ -263,6 +265,7 @@ impl Publisher {
             coverage,
             counts: self.driver.counts(),
             guards: figures_of_guards,
+            vanguards,
             probes,
         };
         self.outlets.health.send_replace(Health { turned: now.elapsed, problem: None, role, figures });

@@ -59,6 +59,8 @@ pub(super) struct Question {
     pub(super) known_guards: u64,
     /// The guards that all tors share, if the agent's tor waits for them.
     pub(super) shared_guards: Option<Arc<str>>,
+    /// The vanguards that all tors use, if the agent's tor uses others.
+    pub(super) vanguards: Option<Arc<str>>,
     /// The newest round of checks, or 0 before the first one.
     pub(super) round: u64,
     /// True if the backend is withdrawn because a target fails there but not elsewhere.
@@ -115,7 +117,8 @@ impl SyncClient {
     }
 
     async fn exchange(&self, pod_uid: &str, authority: &str, question: Question) -> Result<SyncResponse, SyncError> {
-        let Question { leading, phase, known_revision, known_guards, shared_guards, round, unhealthy } = question;
+        let Question { leading, phase, known_revision, known_guards, shared_guards, vanguards, round, unhealthy } =
+            question;
         let request = SyncRequest {
             publisher: self.publisher.to_string(),
             sequence: self.next_sequence(),
@@ -124,6 +127,7 @@ impl SyncClient {
             known_revision,
             known_guards: Some(known_guards),
             shared_guards: shared_guards.map(|lines| lines.to_string()),
+            vanguards: vanguards.map(|text| text.to_string()),
             round,
             unhealthy,
         };
@@ -239,6 +243,7 @@ mod tests {
             known_revision: None,
             known_guards: 0,
             shared_guards: None,
+            vanguards: None,
             round: 0,
             unhealthy: false,
         }

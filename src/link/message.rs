@@ -33,6 +33,12 @@ pub struct SyncRequest {
     /// sent only to an agent whose tor waits for them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shared_guards: Option<String>,
+    /// The vanguards that all tors of the service use, as [`Vanguards`] displays them. A leading
+    /// publisher sends them to an agent that reports others.
+    ///
+    /// [`Vanguards`]: super::Vanguards
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vanguards: Option<String>,
     /// The round of checks that the leader wants, or 0 if it wants none. When the round changes,
     /// the agent checks all targets at once. An older publisher sends no round.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -98,6 +104,13 @@ pub struct SyncResponse {
     /// True while the backend's tor waits for the shared guards before its first start.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub awaits_guards: bool,
+    /// The number of the vanguards that the backend's tor uses, as [`Vanguards::id`] returns it, or
+    /// 0 if tor chooses its second hops itself. It is None if the pods of the service share no
+    /// vanguards. Older agents never send it.
+    ///
+    /// [`Vanguards::id`]: super::Vanguards::id
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vanguards: Option<u64>,
     /// The health of the targets that are checked. An older agent sends none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub targets: Vec<TargetHealth>,
@@ -153,6 +166,7 @@ mod tests {
             known_revision: Some(Revision { boot: u64::MAX, number: 3 }),
             known_guards: None,
             shared_guards: None,
+            vanguards: None,
             round: 0,
             unhealthy: false,
         };
@@ -188,13 +202,15 @@ mod tests {
 
     #[test]
     fn guards_are_optional_in_both_messages() {
-        let json = r#"{"publisher":"a","sequence":1,"leading":false,"phase":"Active","knownRevision":null,"knownGuards":7,"sharedGuards":"x"}"#;
+        let json = r#"{"publisher":"a","sequence":1,"leading":false,"phase":"Active","knownRevision":null,"knownGuards":7,"sharedGuards":"x","vanguards":"y"}"#;
         let request: SyncRequest = serde_json::from_str(json).unwrap();
         assert_eq!((request.known_guards, request.shared_guards.as_deref()), (Some(7), Some("x")));
+        assert_eq!(request.vanguards.as_deref(), Some("y"));
         assert_eq!(serde_json::to_string(&request).unwrap(), json);
-        let json = r#"{"onionAddress":"2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion","revision":{"boot":1,"number":2},"introductionPoints":3,"descriptor":null,"streams":4,"draining":false,"guards":{"id":5,"lines":"Guard\n"},"awaitsGuards":true}"#;
+        let json = r#"{"onionAddress":"2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion","revision":{"boot":1,"number":2},"introductionPoints":3,"descriptor":null,"streams":4,"draining":false,"guards":{"id":5,"lines":"Guard\n"},"awaitsGuards":true,"vanguards":9}"#;
         let answer: SyncResponse = serde_json::from_str(json).unwrap();
         assert_eq!(answer.guards, Some(GuardReport { id: 5, lines: "Guard\n".to_owned() }));
+        assert_eq!(answer.vanguards, Some(9));
         assert_eq!(serde_json::to_string(&answer).unwrap(), json);
     }
 
@@ -230,6 +246,7 @@ mod tests {
             known_revision in prop::option::of(revision()),
             known_guards: Option<u64>,
             shared_guards: Option<String>,
+            vanguards: Option<String>,
             round: u64,
             unhealthy: bool,
         ) {
@@ -241,6 +258,7 @@ mod tests {
                 known_revision,
                 known_guards,
                 shared_guards,
+                vanguards,
                 round,
                 unhealthy,
             };
@@ -257,6 +275,7 @@ mod tests {
             draining: bool,
             guards: Option<(u64, String)>,
             awaits_guards: bool,
+            vanguards: Option<u64>,
             targets in prop::collection::vec(target(), 0..4),
         ) {
             let key = ed25519_dalek::SigningKey::from_bytes(&seed).verifying_key().to_bytes();
@@ -271,6 +290,7 @@ mod tests {
                 draining,
                 guards,
                 awaits_guards,
+                vanguards,
                 targets,
             };
             prop_assert_eq!(round_trip(&answer), answer);

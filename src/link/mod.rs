@@ -23,6 +23,7 @@ mod message;
 pub mod paths;
 mod targets;
 mod token;
+mod vanguards;
 
 pub use circuit::{CircuitAddress, NoCircuitAddress};
 pub use clients::ClientsCopy;
@@ -36,6 +37,10 @@ pub use health::{HttpCheck, HttpsCheck, TargetCheck, TargetHealth, TargetState, 
 pub use message::{CloseRequest, GuardReport, PodPhase, Revision, SyncRequest, SyncResponse};
 pub use targets::{REFUSED_TARGETS, RefusedTargets, RefusedTargetsError};
 pub use token::{AgentToken, LinkError};
+pub use vanguards::{
+    Candidate, Layer, TooFewRelays, VANGUARDS_ENTRY, VANGUARDS_MAC_ENTRY, Vanguard, Vanguards, VanguardsError,
+    VanguardsSecretError, vanguards_of_data, vanguards_to_data,
+};
 
 /// The path of the agent's endpoint for publishers that poll the agent.
 pub const SYNC_PATH: &str = "/v1/sync";

@@ -17,6 +17,9 @@ pub const MASTER_KEY_DIR: &str = "/etc/onionbalance/master-key";
 /// The directory at which the shared guards are mounted, in both components.
 pub const GUARDS_DIR: &str = "/etc/onionbalance/guards";
 
+/// The directory at which the shared vanguards are mounted, in both components.
+pub const VANGUARDS_DIR: &str = "/etc/onionbalance/vanguards";
+
 /// The directory shared by tor and the program that runs next to it, on an in-memory volume.
 pub const RUN_DIR: &str = "/run/onionbalance";
 /// An empty file, for tor options that require a file.

@@ -119,6 +119,11 @@ impl AgentToken {
         self.mac(&[b"guards", lines.as_bytes()])
     }
 
+    /// Returns the MAC of the text of shared vanguards in hexadecimal.
+    pub fn vanguards_mac(&self, text: &str) -> String {
+        self.mac(&[b"vanguards", text.as_bytes()])
+    }
+
     /// Computes HMAC-SHA256 over the length (8 bytes, big-endian) and the bytes of each field, so
     /// that different lists of fields never produce the same input.
     fn mac(&self, fields: &[&[u8]]) -> String {

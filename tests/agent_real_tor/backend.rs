@@ -253,6 +253,7 @@ fn request(sequence: u64, phase: PodPhase) -> SyncRequest {
         known_revision: None,
         known_guards: None,
         shared_guards: None,
+        vanguards: None,
         round: 0,
         unhealthy: false,
     }

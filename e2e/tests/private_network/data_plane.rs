@@ -51,6 +51,8 @@ pub struct DataPlane {
     metrics: String,
     /// True if the publisher probes the address.
     probes: bool,
+    /// True if all pods mount the Secret with the vanguards.
+    shares_vanguards: bool,
     clients: AtomicU32,
     frontends: AtomicU32,
     dir: Option<TempDir>,
@@ -90,8 +92,10 @@ impl DataPlane {
     }
 
     /// Starts the default network and one backend for each of the given pod UIDs, but no frontend.
-    pub async fn start_for(uids: Vec<String>) -> Result<Self> {
+    /// If `shares_vanguards` is true, all pods mount a Secret with vanguards, which is empty.
+    pub async fn start_for(uids: Vec<String>, shares_vanguards: bool) -> Result<Self> {
         let mut plane = Self::network(RELAYS).await?;
+        plane.shares_vanguards = shares_vanguards;
         for (number, uid) in uids.into_iter().enumerate() {
             let backend = plane.start_backend(number, uid).await?;
             plane.backends.push(backend);
@@ -156,6 +160,7 @@ impl DataPlane {
             relays: BTreeMap::new(),
             metrics: String::new(),
             probes: false,
+            shares_vanguards: false,
             clients: AtomicU32::new(0),
             frontends: AtomicU32::new(0),
             dir: Some(dir),
@@ -290,6 +295,11 @@ impl DataPlane {
     pub async fn agents_metric(&self, backend: usize, name: &str) -> Result<BTreeMap<String, u64>> {
         let address = format!("{}:{METRICS_PORT}", backend_address(backend));
         figure(&address, &format!("onionbalance_agent_{name}")).await
+    }
+
+    /// Returns the agents' token.
+    pub fn token(&self) -> &AgentToken {
+        &self.token
     }
 
     /// Returns the app's token.

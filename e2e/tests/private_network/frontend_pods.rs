@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, ServiceAccount};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt as _};
@@ -29,6 +29,7 @@ pub const CUT_OFF: &str = "onionbalance.dev/cut-off";
 const SERVICE: &str = "web";
 const LEASE: &str = "web-frontend";
 const ACCOUNT: &str = "web-frontend";
+const GUARDS: &str = "web-guards";
 
 /// A service that exists in Kubernetes, and its backends.
 pub struct Pods {
@@ -53,8 +54,20 @@ pub struct Frontend {
 impl Pods {
     /// Starts a network and the given number of backends with their pods.
     pub async fn start(backends: usize) -> Result<Self> {
+        Self::start_in("frontends", backends, false).await
+    }
+
+    /// Starts a network and the given number of backends with their pods, which share vanguards.
+    pub async fn start_sharing_vanguards(backends: usize) -> Result<Self> {
+        let pods = Self::start_in("vanguards", backends, true).await?;
+        let secret: Secret = serde_json::from_value(json!({"metadata": {"name": GUARDS}}))?;
+        pods.api().create(&PostParams::default(), &secret).await?;
+        Ok(pods)
+    }
+
+    async fn start_in(namespace: &str, backends: usize, shares_vanguards: bool) -> Result<Self> {
         let client = server::administrator().await;
-        let namespace = "frontends".to_owned();
+        let namespace = namespace.to_owned();
         let object: Namespace = serde_json::from_value(json!({"metadata": {"name": namespace}}))?;
         Api::all(client.clone()).create(&PostParams::default(), &object).await?;
         let account: ServiceAccount = serde_json::from_value(json!({"metadata": {"name": ACCOUNT}}))?;
@@ -68,11 +81,15 @@ impl Pods {
         for number in 0..backends {
             uids.push(create_pod(&client, &namespace, &backend(number), Component::Backend).await?);
         }
-        let plane = DataPlane::start_for(uids).await?;
+        let plane = DataPlane::start_for(uids, shares_vanguards).await?;
         let processes = plane.processes();
         let pods = Self { plane, processes, client, namespace };
         for number in 0..backends {
-            let status = json!({"phase": "Running", "podIP": backend_address(number)});
+            let mut status = json!({"phase": "Running", "podIP": backend_address(number)});
+            if shares_vanguards {
+                // Only Ready pods take turns when the vanguards change.
+                status["conditions"] = json!([{"type": "Ready", "status": "True"}]);
+            }
             pods.set_status(&backend(number), status).await?;
         }
         Ok(pods)
@@ -154,6 +171,19 @@ impl Pods {
     /// Returns the value of an annotation of the Lease.
     pub async fn annotation(&self, name: &str) -> Result<Option<String>> {
         Ok(self.api::<Lease>().get(LEASE).await?.annotations().get(name).cloned())
+    }
+
+    /// Returns the Secret of the guards and vanguards.
+    pub async fn guards_secret(&self) -> Result<Secret> {
+        Ok(self.api().get(GUARDS).await?)
+    }
+
+    /// Changes entries of the Secret of the guards and vanguards.
+    pub async fn change_guards_secret(&self, entries: &[(&str, String)]) -> Result<()> {
+        let data: BTreeMap<_, _> = entries.iter().map(|(name, text)| (*name, text)).collect();
+        let patch = Patch::Merge(json!({"stringData": data}));
+        self.api::<Secret>().patch(GUARDS, &PatchParams::default(), &patch).await?;
+        Ok(())
     }
 
     async fn set_status(&self, pod: &str, status: Value) -> Result<()> {

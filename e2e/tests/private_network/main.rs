@@ -24,6 +24,7 @@ mod server;
 mod silent_hsdirs;
 mod stock;
 mod target;
+mod vanguards;
 #[path = "../../../tests/operator_api_server/wait.rs"]
 #[allow(clippy::panic, reason = "it fails like a test")]
 mod wait;

@@ -7,7 +7,7 @@ use crate::backend::drain::DrainTimes;
 use crate::backend::paths::RunDir;
 use crate::backend::points::Points;
 use crate::backend::stall::Mended;
-use crate::link::{PodPhase, Revision, TargetState};
+use crate::link::{PodPhase, Revision, TargetState, Vanguard, Vanguards};
 
 const POD_UID: &str = "0f8fad5b-d9cb-469f-a165-70867728950e";
 const ADDRESS: &str = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion";
@@ -21,6 +21,7 @@ struct Bench {
     tor: watch::Sender<TorState>,
     circuits: Arc<Circuits>,
     guards: watch::Sender<Option<GuardReport>>,
+    vanguards: Arc<SharedVanguards>,
     _dir: tempfile::TempDir,
 }
 
@@ -38,12 +39,13 @@ impl Bench {
         let (address, pod_uid) = (ADDRESS.parse().unwrap(), POD_UID.to_owned());
         let circuits = Circuits::new(8, None);
         let guards = watch::Sender::new(None);
+        let vanguards = Arc::new(SharedVanguards::for_tests());
         let gate = Gate::new(&RunDir::new(dir.path().to_owned()), dir.path()).unwrap();
         let watched = TorGuards { newest: guards.subscribe(), gate: Arc::new(gate) };
-        let parts = Parts { drain, traffic, circuits: circuits.clone() };
+        let parts = Parts { drain, traffic, circuits: circuits.clone(), vanguards: vanguards.clone() };
         let api = Api::new(pod_uid, token_file, address, tor.subscribe(), watched, parts).unwrap();
         let api = api.with_health(Arc::new(Health::for_tests()));
-        Self { api: Arc::new(api), tor, circuits, guards, _dir: dir }
+        Self { api: Arc::new(api), tor, circuits, guards, vanguards, _dir: dir }
     }
 
     /// Sends a request and returns the status, MAC and body of the response.
@@ -105,6 +107,7 @@ fn request(publisher: &str, sequence: u64) -> SyncRequest {
         known_revision: None,
         known_guards: None,
         shared_guards: None,
+        vanguards: None,
         round: 0,
         unhealthy: false,
     }
@@ -242,4 +245,23 @@ async fn a_publisher_closes_a_circuit_once_for_each_authentic_request() {
     assert_eq!(mac, Some(token(0).response_mac(POD_UID, METHOD, CLOSE_PATH, NONCE, 200, body.as_bytes())));
     assert_eq!(bench.close(CLOSE_PATH, 2).await.0, StatusCode::CONFLICT, "a replay");
     assert_eq!(bench.close(CLOSE_PATH, 3).await.0, StatusCode::SERVICE_UNAVAILABLE, "tor does not answer");
+}
+
+/// A deposed leader may still know the vanguards of yesterday.
+#[tokio::test]
+async fn only_the_leader_replaces_the_vanguards() {
+    let bench = Bench::new();
+    let relay = |number| Vanguard { identity: [number; 20], expires: 9 };
+    let vanguards = Vanguards::new(vec![relay(1)], vec![relay(2)]).unwrap();
+    let wanted = || bench.vanguards.watch().unwrap().borrow().as_deref().map(Vanguards::id);
+    for (sequence, leading) in [(1, false), (2, true)] {
+        let request = SyncRequest { leading, vanguards: Some(vanguards.to_string()), ..request("p", sequence) };
+        let body = serde_json::to_string(&request).unwrap();
+        let mac = token(0).request_mac(POD_UID, METHOD, SYNC_PATH, NONCE, body.as_bytes());
+        let (status, _, body) = bench.send(&Signed { nonce: Some(NONCE.to_owned()), mac: Some(mac), body }).await;
+        assert_eq!(status, StatusCode::OK);
+        assert_eq!(wanted(), leading.then(|| vanguards.id()));
+        let answer: SyncResponse = serde_json::from_str(&body).unwrap();
+        assert_eq!(answer.vanguards, Some(0), "tor does not use them yet");
+    }
 }

@@ -38,6 +38,7 @@ fn request(publisher: &str, leading: bool, round: u64, unhealthy: bool) -> SyncR
         known_revision: None,
         known_guards: None,
         shared_guards: None,
+        vanguards: None,
         round,
         unhealthy,
     }

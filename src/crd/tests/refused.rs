@@ -316,6 +316,9 @@ fn keys() -> Vec<Refused> {
             .operator("spec.masterKey.onionAddress: the checksum of the onion address is wrong; check the address for typos"),
         Refused::spec(json!({"deletionPolicy": "Keep"})).schema("spec.deletionPolicy"),
         Refused::spec(json!({"anonymity": {"guards": "None"}})).schema("spec.anonymity.guards"),
+        Refused::spec(json!({"anonymity": {"vanguards": "None"}})).schema("spec.anonymity.vanguards"),
+        contradicted("backends", "NumCPUs 1\n  hslayer2nodes $AB"),
+        contradicted("frontend", "+HSLayer2Nodes $AB#x"),
         external(&[EXTERNAL, "x"]).both(format!("spec.externalBackends[1].onionAddress: {form}")),
         external(&[&EXTERNAL.replace("ryd.", "rye.")])
             .operator("spec.externalBackends[0].onionAddress: the onion address has version 4; only version 3 is supported")
@@ -529,4 +532,12 @@ fn clients() -> Vec<Refused> {
         clients(&[("a", &format!("{}{}", KEYS[0], " ".repeat(60)))])
             .schema("spec.restrictedDiscovery.clients.publicKey"),
     ]
+}
+
+/// Returns an object whose torrc lines contradict its vanguards.
+fn contradicted(component: &str, lines: &str) -> Refused {
+    Refused::spec(json!({"anonymity": {"vanguards": "Full"}, component: {"extraTorrc": lines}})).operator(format!(
+        "spec.anonymity.vanguards: \"Full\" cannot be combined with \"HSLayer2Nodes\" in spec.{component}.extraTorrc, because \
+         the publisher chooses the relays of the second and third hops; remove the line, or set vanguards: Lite"
+    ))
 }

@@ -61,6 +61,7 @@ impl Bench {
         let (health_out, health) = watch::channel(Health::default());
         let inlets = Inlets {
             guards: watch::channel(None).1,
+            vanguards: watch::channel(VanguardFigures::default()).1,
             pods: pods_in,
             object: object_in,
             clients: watch::channel(None).1,

@@ -27,6 +27,7 @@
 
 mod drawn;
 mod fetches;
+mod layers;
 mod network;
 mod services;
 mod session;
@@ -44,6 +45,7 @@ use rand::rngs::StdRng;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep};
 
+pub(super) use self::layers::Wanted as WantedVanguards;
 pub(super) use self::services::Registry;
 use self::services::Services;
 use self::session::Session;
@@ -194,6 +196,7 @@ pub(super) struct Tor {
     services: Services,
     silence: watch::Sender<Silence>,
     drawn: Option<watch::Sender<Option<String>>>,
+    vanguards: Option<WantedVanguards>,
 }
 
 impl Tor {
@@ -201,7 +204,8 @@ impl Tor {
     pub(super) fn new(connector: Connector, clock: Clock) -> (Self, Registry) {
         let (services, registry) = Services::new();
         let connector = Connector { command_timeout: ANSWER, ..connector };
-        (Self { connector, clock, services, silence: watch::Sender::new(Silence::None), drawn: None }, registry)
+        let silence = watch::Sender::new(Silence::None);
+        (Self { connector, clock, services, silence, drawn: None, vanguards: None }, registry)
     }
 
     /// Makes the connection report through `silence` whether tor seems to be frozen or deadlocked,
@@ -215,6 +219,11 @@ impl Tor {
     /// soon as tor has some.
     pub(super) fn reporting_guards(self, drawn: watch::Sender<Option<String>>) -> Self {
         Self { drawn: Some(drawn), ..self }
+    }
+
+    /// Makes tor use these vanguards. With None, tor chooses its second hops itself.
+    pub(super) fn using_vanguards(self, vanguards: Option<WantedVanguards>) -> Self {
+        Self { vanguards, ..self }
     }
 
     /// Runs the connection until every service and every [`Registry`] is dropped.
@@ -236,6 +245,7 @@ impl Tor {
                             ended = session => ended,
                             never = silence::monitor(&client, &self.silence) => match never {},
                             never = drawn::watch(&client, self.drawn.as_ref()) => match never {},
+                            never = layers::keep(&client, self.vanguards.as_ref()) => match never {},
                         };
                         let lost = match lost {
                             Lost::Control(reason) => Some(NoConnection::at(endpoint, reason)),

@@ -38,7 +38,7 @@ pub(super) fn backend(inputs: &Inputs<'_>) -> Result<ConfigMap, BuildError> {
         linger_seconds: LINGER_SECONDS,
         circuit_limits: backends.circuit_limits.map(circuit_limits),
     };
-    let torrc = torrc::backend(&inputs.settings().tor_extra_config, backends, inputs.ports);
+    let torrc = torrc::backend(&inputs.lines_of_all_tors(), backends, inputs.ports);
     let data = [(AGENT_CONFIG.to_owned(), agent.to_yaml()?), (TORRC.to_owned(), torrc)];
     Ok(config_map(inputs, Component::Backend, BTreeMap::from(data)))
 }
@@ -53,7 +53,7 @@ fn circuit_limits(limits: CircuitLimits) -> link::CircuitLimits {
 
 /// Builds the `ConfigMap` of the frontends.
 pub(super) fn frontend(inputs: &Inputs<'_>) -> ConfigMap {
-    let torrc = torrc::frontend(&inputs.settings().tor_extra_config, &inputs.object.spec.frontend);
+    let torrc = torrc::frontend(&inputs.lines_of_all_tors(), &inputs.object.spec.frontend);
     config_map(inputs, Component::Frontend, BTreeMap::from([(TORRC.to_owned(), torrc)]))
 }
 

@@ -11,8 +11,10 @@ use serde_json::Value;
 use super::config_map::{LINGER_SECONDS, config_hash};
 use super::{BuildError, Inputs, LastGood, pod};
 use crate::crd::names::{self, Component};
-use crate::link::paths::{GUARDS_DIR, TOKEN_DIR};
-use crate::link::{AGENT_API_PORT, MAC_ENTRY, REFUSED_TARGETS, SAMPLE_ENTRY, grace_period};
+use crate::link::paths::{GUARDS_DIR, TOKEN_DIR, VANGUARDS_DIR};
+use crate::link::{
+    AGENT_API_PORT, MAC_ENTRY, REFUSED_TARGETS, SAMPLE_ENTRY, VANGUARDS_ENTRY, VANGUARDS_MAC_ENTRY, grace_period,
+};
 
 /// Builds the Deployment of the backends. `config` is the `ConfigMap` that their pods mount.
 pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap) -> Result<Value, BuildError> {
@@ -31,7 +33,11 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap) -> Result<Valu
         // The agent checks the addresses that names resolve to, which the operator cannot know.
         variables: vec![(REFUSED_TARGETS, inputs.settings().policy.refused_targets.to_string())],
         ports: vec![pod::port("agent", AGENT_API_PORT)],
-        secrets: [(token, pod::read_only("token", TOKEN_DIR))].into_iter().chain(guards(inputs)).collect(),
+        secrets: [(token, pod::read_only("token", TOKEN_DIR))]
+            .into_iter()
+            .chain(guards(inputs))
+            .chain(vanguards(inputs))
+            .collect(),
         pre_stop: Some("/drain"),
         // The agent kills a frozen tor sooner than the kubelet would.
         tor_liveness: None,
@@ -46,6 +52,7 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap) -> Result<Valu
     let last = LastGood {
         delegated: false,
         guards: inputs.object.spec.anonymity.guards,
+        vanguards: inputs.object.spec.anonymity.vanguards,
         address: inputs.address,
         settings: serde_json::to_value(backends)?,
         ports: inputs.ports.to_vec(),
@@ -97,18 +104,27 @@ pub(super) fn file(secret: String, key: &str) -> SecretVolumeSource {
 /// Secret has no content until a publisher has written it, and a pod must start without the Secret,
 /// too.
 pub(super) fn guards(inputs: &Inputs<'_>) -> Option<(Volume, VolumeMount)> {
-    if !inputs.shares_guards() {
-        return None;
-    }
+    inputs.shares_guards().then(|| of_guards_secret(inputs, "guards", [SAMPLE_ENTRY, MAC_ENTRY], GUARDS_DIR))
+}
+
+/// Returns the volume with the shared vanguards and its mount, or None if the tors of the service
+/// do not share them. The programs in the pods recognise by this mount whether they do.
+pub(super) fn vanguards(inputs: &Inputs<'_>) -> Option<(Volume, VolumeMount)> {
+    let entries = [VANGUARDS_ENTRY, VANGUARDS_MAC_ENTRY];
+    inputs.shares_vanguards().then(|| of_guards_secret(inputs, "vanguards", entries, VANGUARDS_DIR))
+}
+
+/// Returns a volume with entries of the guards' Secret, and its mount.
+fn of_guards_secret(inputs: &Inputs<'_>, name: &str, entries: [&str; 2], place: &str) -> (Volume, VolumeMount) {
     let entry = |key: &str| KeyToPath { key: key.to_owned(), path: key.to_owned(), mode: None };
     let secret = SecretVolumeSource {
         secret_name: Some(names::guards_secret(&inputs.name())),
         default_mode: Some(0o440),
-        items: Some(vec![entry(SAMPLE_ENTRY), entry(MAC_ENTRY)]),
+        items: Some(entries.map(entry).to_vec()),
         optional: Some(true),
     };
-    let volume = Volume { name: "guards".to_owned(), secret: Some(secret), ..Volume::default() };
-    Some((volume, pod::read_only("guards", GUARDS_DIR)))
+    let volume = Volume { name: name.to_owned(), secret: Some(secret), ..Volume::default() };
+    (volume, pod::read_only(name, place))
 }
 
 #[cfg(test)]
@@ -118,6 +134,28 @@ mod tests {
     use crate::link::RefusedTargets;
     use crate::operator::children::tests::support::Fixture;
     use crate::operator::settings::Settings;
+
+    #[test]
+    fn both_components_mount_the_vanguards_that_they_share() {
+        for (spec, shares) in [
+            (json!({}), false),
+            (json!({"anonymity": {"vanguards": "Full"}}), true),
+            (json!({"anonymity": {"vanguards": "Full", "guards": "PerPod"}}), true),
+        ] {
+            let fixture = Fixture::of(&spec);
+            for component in ["backend", "frontend"] {
+                let pod = &fixture.child(&format!("Deployment web-{component}"))["spec"]["template"]["spec"];
+                let mounts = pod["containers"][0].to_string().contains("/etc/onionbalance/vanguards");
+                assert_eq!(mounts, shares, "{component}: {spec}");
+                assert!(!pod["containers"][1].to_string().contains("/vanguards"), "tor needs no copy");
+                let volume = pod["volumes"].as_array().unwrap().iter().find(|volume| volume["name"] == "vanguards");
+                let items = volume.map(|volume| volume["secret"]["items"][0]["key"].clone());
+                assert_eq!(items, shares.then(|| json!("vanguards")));
+                let torrc = fixture.child(&format!("ConfigMap web-{component}"))["data"]["torrc"].to_string();
+                assert_eq!(torrc.contains("VanguardsLiteEnabled 1"), shares, "{torrc}");
+            }
+        }
+    }
 
     #[test]
     fn both_components_mount_the_guards_unless_a_tor_has_another_way_into_the_network() {

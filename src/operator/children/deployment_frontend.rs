@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde_json::Value;
 
 use super::config_map::config_hash;
-use super::deployment_backend::{file, guards, rolling};
+use super::deployment_backend::{file, guards, rolling, vanguards};
 use super::{BuildError, Inputs, LastGood, SECRET_KEY_FILE, SIGNING_KIT_FILE, pod};
 use crate::crd::names::{self, Component};
 use crate::link::paths::MASTER_KEY_DIR;
@@ -33,7 +33,7 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str)
         (key(inputs), pod::read_only("master-key", MASTER_KEY_DIR)),
         (api_access(), pod::read_only("api-access", "/var/run/secrets/kubernetes.io/serviceaccount")),
     ];
-    secrets.extend(guards(inputs));
+    secrets.extend(guards(inputs).into_iter().chain(vanguards(inputs)));
     let mut arguments = ["frontend", "--service", &service].map(ToOwned::to_owned).to_vec();
     let mut served_ports = Vec::new();
     if inputs.closes_circuits() {
@@ -63,6 +63,7 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str)
         secret: Some(names::master_key_secret(inputs.object)),
         delegated: inputs.object.spec.master_key.delegated,
         guards: inputs.object.spec.anonymity.guards,
+        vanguards: inputs.object.spec.anonymity.vanguards,
         account: Some(account.to_owned()),
     };
     let deployment = Deployment {

@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::crd::GuardMode;
+use crate::crd::{Anonymity, GuardMode, VanguardMode};
 use crate::link::ForwardedPort;
 use crate::onion::OnionAddress;
 
@@ -35,9 +35,18 @@ pub struct LastGood {
     /// The value of `spec.anonymity.guards`.
     #[serde(default)]
     pub guards: GuardMode,
+    /// The value of `spec.anonymity.vanguards`. The default is left out, so that an upgrade changes
+    /// no Deployment.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub vanguards: VanguardMode,
     /// The UID of the frontends' `ServiceAccount`, in the frontends' Deployment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_default(mode: &VanguardMode) -> bool {
+    *mode == VanguardMode::default()
 }
 
 impl LastGood {
@@ -45,6 +54,11 @@ impl LastGood {
     /// missing or unreadable.
     pub fn read(deployment: &ObjectMeta) -> Option<Self> {
         serde_json::from_str(deployment.annotations.as_ref()?.get(LAST_GOOD_ANNOTATION)?).ok()
+    }
+
+    /// Returns the value of `spec.anonymity`.
+    pub fn anonymity(&self) -> Anonymity {
+        Anonymity { guards: self.guards, vanguards: self.vanguards }
     }
 
     /// Adds the values to the metadata of a Deployment, unless they are too long.
@@ -83,12 +97,12 @@ mod tests {
     }
 
     #[test]
-    fn both_deployments_remember_whether_the_pods_share_their_guards() {
-        for (spec, guards) in
-            [(json!({}), GuardMode::Shared), (json!({"anonymity": {"guards": "PerPod"}}), GuardMode::PerPod)]
-        {
+    fn both_deployments_remember_how_the_pods_enter_the_network() {
+        let chosen = json!({"anonymity": {"guards": "PerPod", "vanguards": "Full"}});
+        let full = Anonymity { guards: GuardMode::PerPod, vanguards: VanguardMode::Full };
+        for (spec, anonymity) in [(json!({}), Anonymity::default()), (chosen, full)] {
             for id in ["Deployment web-backend", "Deployment web-frontend"] {
-                assert_eq!(written(&Fixture::of(&spec), id).unwrap().guards, guards, "{id}");
+                assert_eq!(written(&Fixture::of(&spec), id).unwrap().anonymity(), anonymity, "{id}");
             }
         }
     }

@@ -35,7 +35,7 @@ use super::settings::{Environment, Settings};
 use super::stamp::stamped;
 use crate::crd::clients::ClientList;
 use crate::crd::names::{self, Component};
-use crate::crd::{GuardMode, OnionBalancedService};
+use crate::crd::{GuardMode, OnionBalancedService, VanguardMode};
 use crate::link::{AgentConfigError, AgentToken, ForwardedPort};
 use crate::onion::{MasterKey, OnionAddress};
 
@@ -107,6 +107,18 @@ impl Inputs<'_> {
         }
         let lines = [&self.settings().tor_extra_config, &spec.backends.extra_torrc, &spec.frontend.extra_torrc];
         torrc::shares_guards(lines.map(String::as_str))
+    }
+
+    /// Returns true if all tors of the service share their vanguards.
+    fn shares_vanguards(&self) -> bool {
+        self.object.spec.anonymity.vanguards == VanguardMode::Full
+    }
+
+    /// Returns the torrc lines for every tor of the service. A consensus that switches
+    /// vanguards-lite off would make tor ignore the shared vanguards, too.
+    fn lines_of_all_tors(&self) -> String {
+        let lines = &self.settings().tor_extra_config;
+        if self.shares_vanguards() { format!("{lines}\nVanguardsLiteEnabled 1") } else { lines.clone() }
     }
 
     /// Returns true if the publishers accept the app's requests to close circuits: circuits are

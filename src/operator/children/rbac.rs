@@ -1,8 +1,8 @@
 //! The publisher's permissions. For its own service, the publisher may read the pods, the
 //! `OnionBalancedService` and the operator's copy of the authorized clients, write the status, and
-//! hold the Lease. If the pods share their guards, it may also read and write the Secret of the
-//! guards, which the operator creates. It has no other permissions. In particular, it cannot read
-//! any Secret that a user names, because everyone who can run a program in its pod has its
+//! hold the Lease. If the pods share guards or vanguards, it may also read and write the Secret of
+//! the guards, which the operator creates. It has no other permissions. In particular, it cannot
+//! read any Secret that a user names, because everyone who can run a program in its pod has its
 //! permissions.
 
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject};
@@ -33,7 +33,8 @@ pub(super) fn role(inputs: &Inputs<'_>) -> Role {
     // A user may have given the guards' name to a Secret with another content.
     let is_named = names::is_master_key_secret(inputs.object, &guards);
     let is_named = is_named || names::clients_secret(inputs.object) == Some(&*guards);
-    if inputs.shares_guards() && !inputs.guards_taken && !is_named {
+    let is_kept = inputs.shares_guards() || inputs.shares_vanguards();
+    if is_kept && !inputs.guards_taken && !is_named {
         rules.push(rule("", "secrets", &["get", "patch"], Some(&guards)));
     }
     Role { metadata: inputs.component_metadata(Component::Frontend), rules: Some(rules) }
@@ -143,6 +144,7 @@ mod tests {
         assert!(grants(&fixture.inputs()));
         assert!(!grants(&Inputs { guards_taken: true, ..fixture.inputs() }), "the Secret is somebody else's");
         assert!(!grants(&sharing(&json!({"anonymity": {"guards": "PerPod"}})).inputs()));
+        assert!(grants(&sharing(&json!({"anonymity": {"guards": "PerPod", "vanguards": "Full"}})).inputs()));
         assert!(!grants(&Fixture::new().inputs()), "the tors use bridges");
     }
 

@@ -54,7 +54,7 @@ impl<'a> Basis<'a> {
         }
         if has_bad_anonymity(problems) {
             match last_of_any(observed) {
-                Some(last) => basis.object.to_mut().spec.anonymity.guards = last.guards,
+                Some(last) => basis.object.to_mut().spec.anonymity = last.anonymity(),
                 None => basis.withheld = COMPONENTS.to_vec(),
             }
         }

@@ -29,7 +29,8 @@ async fn stores_the_smallest_object_with_all_defaults() {
     let stored = objects.get("defaults").await.unwrap();
     let expected = json!({
         "ports": good()["spec"]["ports"],
-        "masterKey": {"delegated": false}, "deletionPolicy": "Retain", "anonymity": {"guards": "Shared"}, "suspend": false,
+        "masterKey": {"delegated": false}, "deletionPolicy": "Retain", "suspend": false,
+        "anonymity": {"guards": "Shared", "vanguards": "Lite"},
         "backends": {"replicas": 2, "introductionPoints": 3, "drainTimeoutSeconds": 120, "template": {}},
         "frontend": {
             "replicas": 1, "distinctDescriptors": "Auto", "template": {},

@@ -40,7 +40,7 @@ fn now() -> SystemTime {
 impl DataPlane {
     pub(super) async fn start_backend(&self, number: usize, uid: String) -> Result<Backend> {
         let dir = self.path(&format!("backend{number}"));
-        make_private_dir(&dir)?;
+        self.make_pod_dir(&dir)?;
         let target = target::serve(number).await?;
         let mut ports = vec![ForwardedPort {
             name: None,
@@ -79,6 +79,13 @@ impl DataPlane {
         agent.args(["--pod-uid", &uid, "--listen-address", &backend_address(number)]);
         self.processes.start(&format!("backend{number}-agent"), &mut agent)?;
         Ok(Backend { uid, api: format!("{}:{AGENT_API_PORT}", backend_address(number)) })
+    }
+
+    /// Creates the folder of a pod. The mounted Secret of the vanguards is empty: the processes get
+    /// them over the network, as on the very first start.
+    fn make_pod_dir(&self, dir: &Path) -> Result<()> {
+        make_private_dir(dir)?;
+        if self.shares_vanguards { make_private_dir(&dir.join("vanguards")) } else { Ok(()) }
     }
 
     /// Starts a stock tor with its own onion service, as a user would run it on a server.
@@ -162,7 +169,7 @@ HiddenServicePort 80 {target}
     ) -> Result<String> {
         let name = format!("frontend-{name}");
         let dir = self.path(&name);
-        make_private_dir(&dir)?;
+        self.make_pod_dir(&dir)?;
         output(&mut program(&["frontend", "init"], &dir)?.into()).await?;
         self.start_tor(&format!("{name}-tor"), &dir, &self.torrc("frontend", &dir, &[unused_port()])?)?;
         let address = format!("127.0.78.{}", self.frontends.fetch_add(1, Ordering::Relaxed) + 1);
@@ -303,7 +310,9 @@ fn in_folders(program: &Path, subcommand: &[&str], dir: &Path) -> Command {
         .arg("--run-dir")
         .arg(dir.join("run"))
         .arg("--tor-data-dir")
-        .arg(dir.join("data"));
+        .arg(dir.join("data"))
+        .arg("--vanguards-dir")
+        .arg(dir.join("vanguards"));
     // Log at the most verbose level of our own code, because no secret may appear at any level.
     command.env("RUST_LOG", "debug,onionbalance_operator=trace,hyper=info");
     command
