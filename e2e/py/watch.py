@@ -120,6 +120,10 @@ class Watch:
         status, text = route.get("/tor/hs/3/" + base64.b64encode(key).decode().rstrip("="))
         code = status.split()[1:2]
         if code == ["200"]:
-            answer["descriptor"] = self.decode(text, self.address)
+            try:
+                answer["descriptor"] = self.decode(text, self.address)
+            except ValueError as error:
+                # While discovery is restricted, only a client with a key can decrypt the descriptor.
+                answer["failure"] = f"UNREADABLE: {error}"
         else:
             answer["failure"] = "NOT_FOUND" if code == ["404"] else status

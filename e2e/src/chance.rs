@@ -55,6 +55,44 @@ pub fn counts(trials: impl IntoIterator<Item = f64>) -> Vec<f64> {
     counts
 }
 
+/// Returns the smallest whole percentage by which the values of the second sample must be reduced
+/// until they are no longer larger than those of the first by more than chance explains. The result
+/// is 0 unless the second sample is larger.
+pub fn percent_larger(first: &[f64], second: &[f64]) -> u32 {
+    const MOST: u32 = 1000;
+    let is_explained = |percent: &u32| {
+        let reduced: Vec<f64> = second.iter().map(|value| value / (1.0 + f64::from(*percent) / 100.0)).collect();
+        !is_larger(first, &reduced)
+    };
+    (0..MOST).find(is_explained).unwrap_or(MOST)
+}
+
+/// Returns true if the values of the second sample are larger than those of the first by more than
+/// chance explains. This is Mood's median test, which assumes nothing about the distribution: if
+/// both samples have the same one, the number of values of the second sample in the upper half of
+/// all values follows the hypergeometric distribution.
+fn is_larger(first: &[f64], second: &[f64]) -> bool {
+    let mut all: Vec<f64> = first.iter().chain(second).copied().collect();
+    all.sort_by(f64::total_cmp);
+    let Some(median) = all.get(all.len() / 2) else { return false };
+    let above = |values: &[f64]| values.iter().filter(|value| *value >= median).count();
+    let upper = above(&all);
+    at_least(above(second), second.len(), upper, all.len()) < FALSE_ALARM
+}
+
+/// Returns the probability that a random sample contains at least `least` marked ones out of `all`
+/// items, of which `marked` are marked.
+fn at_least(least: usize, sample: usize, marked: usize, all: usize) -> f64 {
+    let mut logarithms = vec![0.0];
+    for number in successors(Some(1.0), |number| Some(number + 1.0)).take(all) {
+        logarithms.push(logarithms.last().copied().unwrap_or_default() + f64::ln(number));
+    }
+    let choose = |n: usize, k: usize| logarithms[n] - logarithms[k] - logarithms[n - k];
+    let possible = least.max((sample + marked).saturating_sub(all))..=sample.min(marked);
+    let exactly = |hits: usize| choose(marked, hits) + choose(all - marked, sample - hits) - choose(all, sample);
+    possible.map(|hits| exactly(hits).exp()).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,6 +121,30 @@ mod tests {
     fn trials_may_have_different_probabilities() {
         let found = counts([0.1, 0.2, 0.3]);
         assert!(found.iter().zip([0.504, 0.398, 0.092, 0.006]).all(|(found, by_hand)| is_close(*found, by_hand)));
+    }
+
+    #[test]
+    fn hypergeometric_tails_have_their_known_values() {
+        // The probabilities of five hearts, and of at least four, in a hand of five cards.
+        assert!((at_least(5, 5, 13, 52) / (1287.0 / 2_598_960.0) - 1.0).abs() < 1e-9);
+        assert!((at_least(4, 5, 13, 52) / ((1287.0 + 715.0 * 39.0) / 2_598_960.0) - 1.0).abs() < 1e-9);
+        assert!(is_close(at_least(0, 5, 13, 52), 1.0) && is_close(at_least(2, 5, 50, 52), 1.0));
+    }
+
+    #[test]
+    fn a_sample_is_larger_only_by_what_chance_does_not_explain() {
+        // Two interleaved samples from 1 to 2.
+        let sample = |count: u32, offset: f64| -> Vec<f64> {
+            (0..count).map(|number| 1.0 + (f64::from(number) + offset) / f64::from(count)).collect()
+        };
+        let (calm, same) = (sample(120, 0.0), sample(180, 0.5));
+        assert_eq!((percent_larger(&calm, &same), percent_larger(&same, &calm)), (0, 0));
+        let times = |factor: f64| same.iter().map(|value| value * factor).collect::<Vec<_>>();
+        assert_eq!(percent_larger(&calm, &times(0.5)), 0, "smaller");
+        assert_eq!(percent_larger(&calm, &times(1.08)), 0, "within what chance explains");
+        let found = percent_larger(&calm, &times(1.5));
+        assert!((22..=30).contains(&found), "{found}");
+        assert_eq!((percent_larger(&[], &[]), percent_larger(&[], &same)), (0, 0));
     }
 
     #[test]

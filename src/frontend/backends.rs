@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use super::agents::{AgentNews, AgentReport};
 use super::pods::{Pod, Pods};
-use super::targets::Comparison;
+use super::targets::{Comparison, Position};
 use super::view::{BackendView, StateHistory};
 use crate::common::log_limit::{Line, LogLimit};
 use crate::crd::BackendState;
@@ -18,6 +18,8 @@ use crate::merge::{BackendId, Input, PointLimits, Remark, Status, remarks};
 pub(super) struct Backends {
     pods: Arc<Pods>,
     reports: BTreeMap<BackendId, AgentReport>,
+    /// True if this publisher is the leader.
+    leads: bool,
     /// The health of the targets, as the backends see them.
     targets: Comparison,
     /// The number of introduction points that each backend may contribute.
@@ -56,7 +58,12 @@ impl Backends {
     /// longer ready.
     pub(super) fn expected(&self) -> impl Iterator<Item = &BackendId> {
         let ready = self.pods.iter().filter(|(_, pod)| pod.ready && !pod.terminating).map(|(id, _)| id);
-        ready.filter(move |id| !self.targets.has_withdrawn(id))
+        ready.filter(move |id| !self.targets.holds_back(id))
+    }
+
+    /// Sets whether this publisher is the leader.
+    pub(super) fn set_leads(&mut self, leads: bool) {
+        self.leads = leads;
     }
 
     /// Returns the pods of the latest update.
@@ -92,15 +99,18 @@ impl Backends {
         concerned.iter().filter_map(|id| self.input(id)).collect()
     }
 
-    /// Compares the backends by their targets. Returns the backends that are withdrawn now or no
+    /// Compares the backends by their targets. Returns the backends that are held back now or no
     /// longer.
     fn compare(&mut self) -> BTreeSet<BackendId> {
-        let Self { pods, reports, targets, warnings, .. } = self;
-        let changed = targets.judge(|id| {
+        let Self { pods, reports, targets, warnings, leads, .. } = self;
+        let mut active = pods.iter().filter(|(_, pod)| !pod.terminating);
+        let position = Position { leads: *leads, is_complete: active.all(|(id, _)| reports.contains_key(id)) };
+        let before = targets.withdrawn().clone();
+        let changed = targets.judge(position, |id| {
             let has_points = matches!(reports.get(id), Some(AgentReport::Points(..)));
             has_points && pods.get(id).is_some_and(|pod| !pod.terminating)
         });
-        for id in &changed {
+        for id in before.symmetric_difference(targets.withdrawn()) {
             let backend = pods.get(id).map(|pod| pod.name.as_str());
             let Some(Line { suppressed }) = warnings.entry(id.clone()).or_default().line() else { continue };
             if targets.has_withdrawn(id) {
@@ -117,7 +127,7 @@ impl Backends {
     fn input(&self, id: &BackendId) -> Option<Input> {
         let report = self.reports.get(id).filter(|_| self.pods.get(id).is_some_and(|pod| !pod.terminating))?;
         Some(match report {
-            AgentReport::Points(_, content) if !self.targets.has_withdrawn(id) => {
+            AgentReport::Points(_, content) if !self.targets.holds_back(id) => {
                 Input::Backend(id.clone(), content.clone())
             }
             AgentReport::Points(..) | AgentReport::NoPoints(_) | AgentReport::Silent => Input::BackendLost(id.clone()),
@@ -298,6 +308,7 @@ mod tests {
     #[test]
     fn a_backend_whose_target_fails_is_lost_while_another_one_passes() {
         let mut backends = Backends::default();
+        backends.set_leads(true);
         backends.pods(pods(&[("a", false), ("b", false)]));
         for name in ["a", "b"] {
             backends.report(id(name), points(false));
@@ -317,6 +328,25 @@ mod tests {
         let inputs = backends.pods(pods(&[("a", false), ("b", true)]));
         assert!(matches!(&inputs[..], [Input::BackendLost(gone), Input::Backend(back, _)]
             if *gone == id("b") && *back == id("a")));
+    }
+
+    #[test]
+    fn a_new_leader_does_not_publish_a_failing_backend_before_the_comparison_has_ended() {
+        let (passing, failing) = (TargetState::Passing, TargetState::Failing);
+        let mut backends = Backends::default();
+        backends.set_leads(true);
+        backends.pods(pods(&[("a", false), ("b", false)]));
+        // Each answer of an agent contains both, and the health comes first.
+        assert_eq!(lost(backends.take(id("a"), target(0, failing, false))), []);
+        assert_eq!(lost(backends.take(id("a"), AgentNews::Backend(points(false)))), [id("a")], "b is not known yet");
+        assert_eq!(lost(backends.take(id("b"), target(0, passing, true))), []);
+        let inputs = backends.take(id("b"), AgentNews::Backend(points(false)));
+        assert!(matches!(&inputs[..], [Input::Backend(published, _)] if *published == id("b")), "{inputs:?}");
+        assert_eq!(backends.expected().collect::<Vec<_>>(), [&id("b")], "a is not waited for");
+        assert_eq!(backends.targets().round(), 1);
+        // Before the comparison has ended, the target of a passes again.
+        let inputs = backends.take(id("a"), target(1, passing, true));
+        assert!(matches!(&inputs[..], [Input::Backend(published, _)] if *published == id("a")), "{inputs:?}");
     }
 
     #[test]

@@ -224,6 +224,7 @@ impl Publisher {
         let mut backends = self.backends.views(&status, now.wall);
         backends.extend(self.driver.external().views(&status, now.wall));
         let (holds_lease, leading) = (self.conduct.holds_lease(), self.conduct.is_leading());
+        self.backends.set_leads(holds_lease || leading);
         self.order_agents(holds_lease);
 
         let ports = self.assign_probe(leading && !status.periods.is_empty());

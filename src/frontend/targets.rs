@@ -9,6 +9,10 @@
 //! come back, between the two checks. The publisher therefore asks for two rounds of checks. A
 //! better backend must pass a check that began after the first round, and the backend in question
 //! must then fail a check that began after the second round.
+//!
+//! Only the leader's rounds count, so a new leader compares from the beginning. It holds a backend
+//! that seems to be worse back until the comparison has ended: its predecessor has probably
+//! withdrawn this backend. A leader that has published a backend never holds it back.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,8 +38,22 @@ pub(super) struct Comparison {
     seen: BTreeMap<BackendId, BTreeMap<u16, Seen>>,
     trials: BTreeMap<BackendId, Trial>,
     withdrawn: BTreeSet<BackendId>,
+    /// The backends that may be published unless they are withdrawn. A standby admits a backend
+    /// only while it does not seem to be worse than another one.
+    admitted: BTreeSet<BackendId>,
+    /// The backends that must not be published: they are withdrawn or not admitted.
+    held: BTreeSet<BackendId>,
     /// The newest round of checks, or 0 before the first one.
     round: u64,
+}
+
+/// What the publisher is, and what it knows.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Position {
+    /// True if this publisher is the leader.
+    pub(super) leads: bool,
+    /// True if each backend has reported or has been silent for too long.
+    pub(super) is_complete: bool,
 }
 
 /// The health of one target, as one backend sees it.
@@ -78,6 +96,8 @@ impl Comparison {
         self.seen.retain(|id, _| exists(id));
         self.trials.retain(|id, _| exists(id));
         self.withdrawn.retain(|id| exists(id));
+        self.admitted.retain(|id| exists(id));
+        self.held.retain(|id| exists(id));
     }
 
     /// Forgets a backend that does not answer.
@@ -88,6 +108,12 @@ impl Comparison {
     /// Returns true if the backend is withdrawn.
     pub(super) fn has_withdrawn(&self, id: &BackendId) -> bool {
         self.withdrawn.contains(id)
+    }
+
+    /// Returns true if the backend must not be published: it is withdrawn, or the comparison with
+    /// the others has not ended yet. A backend that reports no targets is never held back.
+    pub(super) fn holds_back(&self, id: &BackendId) -> bool {
+        self.held.contains(id)
     }
 
     /// Returns the backends that are withdrawn.
@@ -108,26 +134,44 @@ impl Comparison {
     }
 
     /// Compares the backends again. `is_able` tells whether a backend has introduction points, so
-    /// that it can replace others. Returns the backends that are withdrawn now or no longer.
-    pub(super) fn judge(&mut self, is_able: impl Fn(&BackendId) -> bool) -> BTreeSet<BackendId> {
+    /// that it can replace others. Returns the backends that are held back now or no longer.
+    pub(super) fn judge(&mut self, position: Position, is_able: impl Fn(&BackendId) -> bool) -> BTreeSet<BackendId> {
         let failing: BTreeMap<BackendId, Ports> = self
             .seen
             .iter()
             .map(|(id, ports)| (id.clone(), numbers(ports, |state| state == TargetState::Failing)))
             .filter(|(_, ports)| !ports.is_empty())
             .collect();
-        let before = self.withdrawn.clone();
         self.trials.retain(|id, _| failing.contains_key(id));
         self.withdrawn.retain(|id| failing.contains_key(id));
         if !failing.is_empty() {
             self.examine(&failing, is_able);
         }
-        before.symmetric_difference(&self.withdrawn).cloned().collect()
+        self.admit(&failing, position);
+        let Self { seen, withdrawn, admitted, .. } = self;
+        let is_held = |id: &&BackendId| withdrawn.contains(id) || !admitted.contains(id);
+        let held = seen.keys().filter(is_held).cloned().collect();
+        let before = std::mem::replace(&mut self.held, held);
+        before.symmetric_difference(&self.held).cloned().collect()
+    }
+
+    /// Admits the backends that do not seem to be worse than another one. A failing backend is not
+    /// admitted before the reports of all others are known.
+    fn admit(&mut self, failing: &BTreeMap<BackendId, Ports>, position: Position) {
+        if !position.leads {
+            self.admitted.clear();
+        }
+        let Self { seen, trials, withdrawn, admitted, .. } = self;
+        let is_clear = |id: &&BackendId| {
+            let is_known = position.is_complete || !failing.contains_key(id);
+            is_known && !trials.contains_key(id) && !withdrawn.contains(id)
+        };
+        admitted.extend(seen.keys().filter(is_clear).cloned());
     }
 
     /// Examines the backends at which some ports fail.
     fn examine(&mut self, failing: &BTreeMap<BackendId, Ports>, is_able: impl Fn(&BackendId) -> bool) {
-        let Self { seen, trials, withdrawn, round } = self;
+        let Self { seen, trials, withdrawn, admitted, round, .. } = self;
         let able = able(seen, is_able);
         // All trials that need a new round share it.
         let next = *round + 1;
@@ -136,7 +180,9 @@ impl Comparison {
                 able.iter().filter(|(bad, _)| bad.len() < ports.len() && bad.is_subset(ports)).collect();
             if better.is_empty() {
                 trials.remove(id);
-                withdrawn.remove(id);
+                if withdrawn.remove(id) {
+                    admitted.insert(id.clone());
+                }
                 continue;
             }
             if withdrawn.contains(id) {

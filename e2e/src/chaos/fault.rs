@@ -27,6 +27,12 @@ pub trait Fault {
         Needs::default()
     }
 
+    /// Returns true if the fault affects the app behind the service, so that the checks of the
+    /// targets fail.
+    fn breaks_app(&self) -> bool {
+        false
+    }
+
     /// Injects the fault while the load continues.
     fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<ActiveFault<'a>>>;
 
@@ -43,13 +49,14 @@ pub trait Fault {
 const RESPONSIBLE: f64 = 8.0;
 
 /// Returns all limits of a fault: its own, and those that every run must meet. The judge must have
-/// seen the descriptors of all responsible HSDirs that answer, for both time periods, and each
-/// service must have got at least `requests` requests.
+/// seen the descriptors of all responsible HSDirs that answer, for both time periods, each service
+/// must have got at least `requests` requests, and no alarm may be false.
 #[allow(clippy::cast_precision_loss, reason = "the counts are a few hundred")]
 pub fn all_limits(fault: &dyn Fault, requests: usize) -> Vec<Limit> {
     let hsdirs = RESPONSIBLE - f64::from(fault.needs().silent_hsdirs);
     let mut limits = vec![
         Limit::new("requests", Bound::AtLeast(requests as f64)),
+        Limit::new("false_alarms", Bound::AtMost(0.0)),
         Limit::new("hsdirs", Bound::AtLeast(hsdirs)),
         Limit::new("other_hsdirs", Bound::AtLeast(hsdirs)),
     ];

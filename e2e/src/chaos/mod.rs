@@ -7,6 +7,7 @@
 //! `docs/reliability.md` has the results.
 
 pub mod abuser;
+pub mod alarms;
 pub mod clients;
 pub mod effort;
 pub mod fault;
@@ -30,6 +31,7 @@ pub mod tally;
 pub mod target;
 pub mod traffic;
 pub mod verdict;
+pub mod witness;
 
 use std::path::Path;
 use std::time::Duration;

@@ -6,8 +6,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::alarms::{Alarms, false_alarms};
 use super::fault::{Fault, Findings, all_limits};
-use super::figure::Results;
+use super::figure::{Figure, Results};
 use super::judge::{HeldDescriptor, Place, held, of_responsible};
 use super::observed::Observed;
 use super::request::ServiceKind;
@@ -62,10 +63,12 @@ pub async fn run(stage: &Stage, fault: &dyn Fault) -> Result<Judged> {
     }
     stage.refresh_clients().await?;
     let since = Instant::now();
+    let alarms = Alarms::watch(stage.service.clone());
     let traffic = Traffic::start(stage.clients.clone(), stage.onions.clone(), fault.needs(), effort.longest_stream);
     let outcome = run_fault(stage, fault, &traffic, since).await;
     // Wait for the requests even after an error, so that none outlives the run.
     let requests = traffic.finish().await?;
+    let alarms = alarms.end()?;
     let Timeline { at, dead, ended, findings, mut before } = outcome?;
     let mut answers = stage.judge().answers()?;
     answers.retain(|answer| answer.at >= at);
@@ -73,9 +76,15 @@ pub async fn run(stage: &Stage, fault: &dyn Fault) -> Result<Judged> {
     before.retain(|place, _| answers.iter().any(|answer| answer.place == *place));
     let requests = Requests::new(requests, at);
     print_problems(&requests);
+    let false_alarms = false_alarms(&alarms, &requests, fault.breaks_app());
+    for alarm in &false_alarms {
+        let after = (alarm.at.saturating_duration_since(at), at.saturating_duration_since(alarm.at));
+        eprintln!("    false alarm {:+.1} s after the fault: {alarm}", after.0.as_secs_f64() - after.1.as_secs_f64());
+    }
     let moments = findings.moments;
     let seen = Observed { at, ended, dead, before, answers, moments, requests, load: load()? };
     let mut figures = seen.counts();
+    figures.push(Figure::count("false_alarms", false_alarms.len(), "alarms"));
     figures.extend(fault.figures(&seen));
     figures.extend(findings.figures);
     let results = Results { fault: fault.name().to_owned(), figures };

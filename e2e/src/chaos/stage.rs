@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use onionbalance_operator::link::{AgentToken, Revision};
+use onionbalance_operator::onion::ClientPublicKey;
 
 use super::clients::Clients;
 use super::effort::Effort;
@@ -151,6 +152,19 @@ impl Stage {
     /// Returns the plain onion service.
     pub fn plain(&self) -> &PlainService {
         &self.plain
+    }
+
+    /// Restricts discovery to these clients. Without clients, discovery is open.
+    pub async fn restrict(&self, clients: &[ClientPublicKey]) -> Result<()> {
+        let list: Vec<_> = clients
+            .iter()
+            .enumerate()
+            .map(|(number, key)| format!(r#"{{"name":"client{number}","publicKey":"{key}"}}"#))
+            .collect();
+        let restriction =
+            if list.is_empty() { "null".to_owned() } else { format!(r#"{{"clients":[{}]}}"#, list.join(",")) };
+        let patch = format!(r#"{{"spec":{{"restrictedDiscovery":{restriction}}}}}"#);
+        self.run(&format!("patch obs/{NAME} --type=merge --patch={patch}")).await.map(drop)
     }
 
     /// Returns the judge.

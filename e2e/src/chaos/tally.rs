@@ -77,11 +77,16 @@ impl Requests {
         self.between(service, from, to).map(|request| request.waited).max().unwrap_or_default()
     }
 
-    /// Returns the median wait of the requests to a service that began between `from` and `to`.
-    pub fn median(&self, service: ServiceKind, from: Instant, to: Instant) -> Duration {
-        let mut waited: Vec<_> = self.between(service, from, to).map(|request| request.waited).collect();
-        waited.sort();
-        waited.get(waited.len() / 2).copied().unwrap_or_default()
+    /// Returns how many times longer than the plain onion service our service took, for each pair
+    /// of requests that began between `from` and `to` and were both answered.
+    pub fn ratios(&self, from: Instant, to: Instant) -> Vec<f64> {
+        let of = |service| self.all.iter().filter(move |request| request.service == service);
+        // The traffic sends the two requests of a pair at the same time and records them together.
+        let pairs = of(ServiceKind::Ours).zip(of(ServiceKind::Plain));
+        let answered = pairs.filter(|(ours, plain)| {
+            (from..to).contains(&ours.started) && [ours, plain].iter().all(|request| request.outcome == Outcome::Done)
+        });
+        answered.map(|(ours, plain)| ours.waited.as_secs_f64() / plain.waited.as_secs_f64().max(1e-6)).collect()
     }
 
     fn between(&self, service: ServiceKind, from: Instant, to: Instant) -> impl Iterator<Item = &Request> {
@@ -142,6 +147,27 @@ mod tests {
     }
 
     #[test]
+    fn each_wait_is_compared_with_that_of_the_same_clients_other_request() {
+        let start = Instant::now();
+        let pair = |second: u64, ours: u64, plain: u64, outcome: Outcome| {
+            let at = start + Duration::from_secs(second);
+            [
+                request(ServiceKind::Ours, ClientKind::Cached, at, ours, Outcome::Done),
+                request(ServiceKind::Plain, ClientKind::Cached, at, plain, outcome),
+            ]
+        };
+        let failed = Outcome::Failed("why".to_owned());
+        let pairs = [
+            pair(1, 9, 1, Outcome::Done),
+            pair(4, 6, 2, Outcome::Done),
+            pair(2, 3, 60, failed),
+            pair(3, 1, 2, Outcome::Done),
+        ];
+        let requests = Requests::new(pairs.concat(), start);
+        assert_eq!(requests.ratios(start + Duration::from_secs(2), start + Duration::from_secs(5)), [3.0, 0.5]);
+    }
+
+    #[test]
     fn each_request_is_counted_by_service_client_and_outcome() {
         let start = Instant::now();
         let fault = start + Duration::from_secs(10);
@@ -169,7 +195,6 @@ mod tests {
             RequestCounts { requests: 2, failed: 1, slow: 2, ..RequestCounts::default() }
         );
         assert_eq!(requests.longest(ServiceKind::Ours, at(12), at(40)), Duration::from_secs(11));
-        assert_eq!(requests.median(ServiceKind::Ours, at(5), at(41)), Duration::from_secs(2));
         assert_eq!(requests.of(ServiceKind::Plain).failed, 1);
         assert_eq!(requests.reasons().len(), 3);
         assert_eq!(requests.problems(ServiceKind::Ours).len(), 3);

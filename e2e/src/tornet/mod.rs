@@ -162,6 +162,16 @@ impl TorNetwork {
         Ok(Seen::Yes(()))
     }
 
+    /// Restarts every relay, authorities included, one after another. A relay loses the descriptors
+    /// that it held as an HSDir.
+    pub async fn restart_relays(&self) -> Result<()> {
+        for node in &self.nodes {
+            self.processes.stop(&process_name(node)).await?;
+            self.up().await?;
+        }
+        Ok(())
+    }
+
     /// Sends a command to the control socket of every relay, authorities included.
     pub async fn command_all(&self, command: &str) -> Result<()> {
         for node in &self.nodes {

@@ -1,6 +1,7 @@
 //! Tests the whole path from `kubectl apply` to the page that a client gets, on a real cluster and
 //! a private Tor network. `make test-e2e` runs these tests.
 
+mod app;
 mod bad_parts;
 mod children;
 mod delegated;

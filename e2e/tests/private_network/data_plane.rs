@@ -322,6 +322,15 @@ impl DataPlane {
         Ok(status.parse()?)
     }
 
+    /// Makes the frontend's tor log what it does as a client of onion services. Returns the path of
+    /// the log.
+    pub async fn log_introductions(&self) -> Result<PathBuf> {
+        let log = self.path("introductions.log");
+        let command = format!("SETCONF Log=\"[rend]info notice file {}\"", log.display());
+        ensure!(self.frontend_control().await?.command(&command).await?, "tor rejected {command}");
+        Ok(log)
+    }
+
     /// Opens a connection to the control socket of a backend's tor.
     pub async fn backend_control(&self, number: usize) -> Result<Control> {
         let control = self.path(&format!("backend{number}/run/control"));

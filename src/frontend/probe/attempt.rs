@@ -27,6 +27,9 @@ use crate::onion::{ClientSecretKey, OnionAddress};
 const ATTEMPTS: u32 = 2;
 /// The time after which an HSDir that does not answer is given up.
 const FETCH: Duration = Duration::from_secs(20);
+/// The time after which the frontend's tor gives up a stream (`SocksTimeout`, 30 s), minus the
+/// second by which tor's clock can be ahead. The uploads need so short a time.
+const GIVES_UP: Duration = Duration::from_secs(29);
 /// The time within which tor must list its circuits.
 const LIST: Duration = Duration::from_secs(5);
 
@@ -156,21 +159,25 @@ impl Attempts {
     }
 
     /// Opens a stream to a port of the address. As no other stream has this isolation, nothing else
-    /// uses its circuits.
+    /// uses its circuits. If tor gives up the stream, another one waits for the same circuits until
+    /// the attempt is over.
     async fn open(&self, job: &Job, port: u16, isolation: &str) -> Result<UnixStream, Failure> {
-        let mut stream = UnixStream::connect(&self.socket).await.map_err(|error| {
-            Failure::not_made(format!("no connection to tor's SOCKS port at {}: {error}", self.socket.display()))
-        })?;
-        match socks::connect(&mut stream, isolation, &self.address.to_string(), port).await {
-            Ok(()) => Ok(stream),
-            Err(SocksError::Refused(refusal)) => {
-                let result = match verdict::of_refusal(refusal) {
-                    Some(result) => result,
-                    None => self.judge(job, isolation).await,
-                };
-                Err(Failure::new(result, refusal.to_string()))
-            }
-            Err(error) => Err(Failure::not_made(error.to_string())),
+        loop {
+            let begun = self.clock.now().elapsed;
+            let mut stream = UnixStream::connect(&self.socket).await.map_err(|error| {
+                Failure::not_made(format!("no connection to tor's SOCKS port at {}: {error}", self.socket.display()))
+            })?;
+            let refusal = match socks::connect(&mut stream, isolation, &self.address.to_string(), port).await {
+                Ok(()) => return Ok(stream),
+                Err(SocksError::Refused(refusal)) => refusal,
+                Err(error) => return Err(Failure::not_made(error.to_string())),
+            };
+            let result = match verdict::of_refusal(refusal) {
+                Some(result) => result,
+                None if self.clock.now().elapsed.saturating_sub(begun) >= GIVES_UP => continue,
+                None => self.judge(job, isolation).await,
+            };
+            return Err(Failure::new(result, refusal.to_string()));
         }
     }
 

@@ -21,6 +21,8 @@ use crate::onion::{ClientPublicKey, Discovery, MasterKey};
 /// The code with which tor's SOCKS port answers, and the data that follows.
 type Answer = (u8, &'static str);
 
+/// The answer of a tor that gives up a stream (`TTL expired`), after 30 s.
+const GIVEN_UP: Answer = (0x06, "");
 const GOOD: Answer = (0, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
 
 fn key() -> ServiceKey {
@@ -47,6 +49,8 @@ struct Scene {
     tor: TestTor,
     assignment: Assignment,
     folder: tempfile::TempDir,
+    /// The number of streams that tor gives up before it connects one.
+    given_up: usize,
 }
 
 impl Scene {
@@ -61,7 +65,7 @@ impl Scene {
             network: Some(network()),
             access: Access::Open,
         };
-        Self { link, prober, tor, assignment, folder }
+        Self { link, prober, tor, assignment, folder, given_up: 0 }
     }
 
     /// Probes port 80. Every HSDir gives the same answer, and so does tor's SOCKS port. Also
@@ -73,7 +77,7 @@ impl Scene {
     ) -> (Result<(), Failure>, Measured, Vec<Vec<u8>>) {
         let listener = UnixListener::bind(self.folder.path().join("socks")).unwrap();
         let job = Job::of(&self.assignment).unwrap();
-        let Self { link, prober, tor, .. } = self;
+        let Self { link, prober, tor, given_up, .. } = self;
         // More than any probe needs.
         let hsdirs = async {
             for _ in 0..1000 {
@@ -84,11 +88,12 @@ impl Scene {
         let port = async {
             for _ in 0..1000 {
                 let (stream, _) = listener.accept().await.unwrap();
-                passwords.push(serve(stream, socks).await);
+                let is_given_up = passwords.len() < *given_up;
+                passwords.push(serve(stream, if is_given_up { GIVEN_UP } else { socks }).await);
             }
         };
         let (outcome, measured) = tokio::select! {
-            made = timeout(Duration::from_secs(60), prober.attempts.make(&job, 80)) => made.expect("the probe ends"),
+            made = timeout(Duration::from_secs(130), prober.attempts.make(&job, 80)) => made.expect("the probe ends"),
             () = hsdirs => unreachable!(),
             () = port => unreachable!(),
         };
@@ -112,7 +117,11 @@ async fn serve(mut stream: UnixStream, (code, data): Answer) -> Vec<u8> {
     let mut rest = vec![0; usize::from(head[4]) + 2];
     stream.read_exact(&mut rest).await.unwrap();
     assert_eq!(rest, [key().address().to_string().as_bytes(), &[0, 80]].concat());
-    stream.write_all(&[5, code, 0, 1, 0, 0, 0, 0, 0, 0]).await.unwrap();
+    if code == GIVEN_UP.0 {
+        sleep(Duration::from_secs(30)).await;
+    }
+    // The prober may have stopped to wait.
+    _ = stream.write_all(&[5, code, 0, 1, 0, 0, 0, 0, 0, 0]).await;
     if code == 0 {
         let mut request = Vec::new();
         while !request.ends_with(b"\r\n\r\n") {
@@ -152,6 +161,19 @@ async fn each_part_of_a_connection_fails_with_its_own_result() {
         assert_eq!(outcome.unwrap_err().result, expected, "{socks:?}");
         assert_eq!((measured.attempts, measured.connection), (2, None), "{socks:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_outlasts_the_streams_that_tor_gives_up() {
+    let mut scene = Scene { given_up: 1, ..Scene::new() };
+    let (outcome, measured, passwords) = scene.probe(&Ok(found()), GOOD).await;
+    assert_eq!((outcome, measured.attempts), (Ok(()), 1));
+    assert_eq!(passwords.iter().collect::<BTreeSet<_>>().len(), 1, "the streams of an attempt share circuits");
+    let mut scene = Scene { given_up: usize::MAX, ..Scene::new() };
+    let (outcome, measured, passwords) = scene.probe(&Ok(found()), GOOD).await;
+    assert!(outcome.unwrap_err().message.contains("within 60 s"));
+    assert_eq!(measured.attempts, 2);
+    assert_eq!(passwords.iter().collect::<BTreeSet<_>>().len(), 2);
 }
 
 #[tokio::test]
@@ -216,7 +238,7 @@ fn the_probes_key_is_derived_from_the_master_key_alone() {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_probed_until_something_is_published_or_after_another_publisher_leads() {
-    let Scene { link, prober, mut tor, assignment, folder } = Scene::new();
+    let Scene { link, prober, mut tor, assignment, folder, .. } = Scene::new();
     tokio::spawn(prober.run());
     link.assign(Assignment { probe: None, ..assignment.clone() });
     sleep(Duration::from_secs(3600)).await;
@@ -237,7 +259,7 @@ async fn nothing_is_probed_until_something_is_published_or_after_another_publish
 
 #[tokio::test(start_paused = true)]
 async fn a_report_follows_each_probe() {
-    let Scene { mut link, prober, tor, assignment, folder } = Scene::new();
+    let Scene { mut link, prober, tor, assignment, folder, .. } = Scene::new();
     tokio::spawn(prober.run());
     link.assign(assignment);
     // No HSDir answers, because the orders are not read.

@@ -13,6 +13,9 @@ fn target(port: u16, state: TargetState, fresh: Option<bool>) -> TargetHealth {
     TargetHealth { port, state, fresh, problem }
 }
 
+/// The position of a leader that knows the reports of all backends.
+const LEADER: Position = Position { leads: true, is_complete: true };
+
 /// Backends whose agents check each target once in every round.
 struct World {
     comparison: Comparison,
@@ -32,7 +35,7 @@ impl World {
         let fresh = |state: TargetState| (round > 0 && state != Unknown).then_some(state == Passing);
         let ports = self.states[number].iter().map(|(port, state)| target(*port, *state, fresh(*state))).collect();
         self.comparison.report(id(number), TargetReport { round, ports });
-        self.comparison.judge(|_| true);
+        self.comparison.judge(LEADER, |_| true);
     }
 
     /// Lets all agents report until nothing changes any more. Returns the withdrawn backends.
@@ -84,9 +87,9 @@ fn a_backend_without_a_report_or_without_points_replaces_nobody() {
     let mut world = World::new(&[&[(80, Failing)], &[(80, Passing)]]);
     for number in [0, 1, 0, 1, 0, 1] {
         world.report(number);
-        assert!(world.comparison.judge(|other| *other == id(0)).len() <= 1);
+        assert!(world.comparison.judge(LEADER, |other| *other == id(0)).len() <= 1);
     }
-    world.comparison.judge(|other| *other == id(0));
+    world.comparison.judge(LEADER, |other| *other == id(0));
     assert!(!world.comparison.has_withdrawn(&id(0)), "the other backend has no introduction points");
 }
 
@@ -97,7 +100,7 @@ fn old_results_do_not_show_that_a_backend_is_worse() {
     let report = |comparison: &mut Comparison, number, state, fresh| {
         let round = comparison.round();
         comparison.report(id(number), TargetReport { round, ports: vec![target(80, state, fresh)] });
-        comparison.judge(|_| true);
+        comparison.judge(LEADER, |_| true);
         comparison.withdrawn().len()
     };
     // Backend 1 has not noticed yet that the app has stopped.
@@ -118,12 +121,56 @@ fn old_results_do_not_show_that_a_backend_is_worse() {
     assert_eq!(report(&mut comparison, 0, Failing, Some(false)), 1);
 }
 
+/// A predecessor has probably withdrawn the backend.
+#[test]
+fn a_new_leader_holds_a_failing_backend_back_until_the_comparison_has_ended() {
+    let early = Position { is_complete: false, ..LEADER };
+    let report = |comparison: &mut Comparison, position, number, state, fresh| {
+        let round = comparison.round();
+        comparison.report(id(number), TargetReport { round, ports: vec![target(80, state, fresh)] });
+        comparison.judge(position, |_| true);
+        comparison.holds_back(&id(0))
+    };
+    let mut comparison = Comparison::default();
+    assert!(report(&mut comparison, early, 0, Failing, None), "the others are not known yet");
+    assert!(report(&mut comparison, LEADER, 1, Passing, None), "another one seems to be better");
+    assert!(!comparison.holds_back(&id(1)) && !comparison.holds_back(&id(2)), "only the failing one");
+    assert!(report(&mut comparison, LEADER, 1, Passing, Some(true)));
+    assert!(report(&mut comparison, LEADER, 0, Failing, Some(false)));
+    assert!(comparison.has_withdrawn(&id(0)));
+    assert!(!report(&mut comparison, early, 1, Failing, Some(false)), "the other one fails, too");
+    assert!(!report(&mut comparison, LEADER, 1, Passing, Some(true)), "what has been published stays meanwhile");
+
+    let mut comparison = Comparison::default();
+    assert!(report(&mut comparison, early, 0, Failing, None));
+    assert_eq!(comparison.judge(LEADER, |_| true), BTreeSet::from([id(0)]), "no other one is better");
+    assert!(!comparison.holds_back(&id(0)));
+}
+
+#[test]
+fn a_standby_does_not_keep_a_failing_backend_for_the_time_when_it_leads() {
+    let standby = Position { leads: false, ..LEADER };
+    let mut comparison = Comparison::default();
+    let mut report = |position, number, state| {
+        let round = comparison.round();
+        comparison.report(id(number), TargetReport { round, ports: vec![target(80, state, None)] });
+        comparison.judge(position, |_| true);
+        comparison.holds_back(&id(0))
+    };
+    assert!(!report(standby, 0, Passing));
+    assert!(!report(standby, 1, Passing));
+    assert!(report(standby, 0, Failing));
+    assert!(report(LEADER, 1, Passing));
+    assert!(!report(LEADER, 0, Passing));
+    assert!(!report(LEADER, 0, Failing), "the leader has published this backend");
+}
+
 #[test]
 fn a_silent_backend_is_forgotten() {
     let mut world = World::new(&[&[(80, Failing)], &[(80, Passing)]]);
     assert_eq!(world.settle(), [0]);
     world.comparison.forget(&id(1));
-    assert_eq!(world.comparison.judge(|_| true), BTreeSet::from([id(0)]));
+    assert_eq!(world.comparison.judge(LEADER, |_| true), BTreeSet::from([id(0)]));
     assert!(world.comparison.withdrawn().is_empty());
 }
 
@@ -172,7 +219,7 @@ proptest! {
         for (number, round, port, fresh, state) in reports {
             let state = [Passing, Failing, Unknown][state];
             comparison.report(id(number), TargetReport { round, ports: vec![target(port, state, fresh)] });
-            comparison.judge(|_| true);
+            comparison.judge(LEADER, |_| true);
             prop_assert!(comparison.withdrawn().len() < 3, "not all backends");
         }
     }

@@ -17,9 +17,8 @@ const MAX_STREAMS_OPTION: &str = "HiddenServiceMaxStreams";
 /// The value of `SocksPort` for a tor that nobody uses as a proxy.
 const NO_SOCKS: &str = "0";
 /// The seconds after which a frontend's tor gives up an upload that it cannot deliver. By default,
-/// it would keep trying for 2 minutes, next to the publisher's later attempts. A probe's stream
-/// that tor cannot connect ends after the same time, and the publisher then judges by tor's
-/// circuits.
+/// it would keep trying for 2 minutes, next to the publisher's later attempts. Tor also gives up
+/// the streams of the probe after this time; the prober then opens another one.
 const UPLOAD_TIMEOUT: u16 = 30;
 
 /// Returns the torrc options that both components have in common. `socks` is the value of

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use futures::future::LocalBoxFuture;
 use tokio::time::{Instant, sleep};
 
+use crate::chance::percent_larger;
 use crate::chaos::abuser::Abuser;
 use crate::chaos::clients::ResettableClient;
 use crate::chaos::fault::{ActiveFault, Fault, Findings};
@@ -67,22 +68,23 @@ impl Fault for Abuse {
         let [unlimited, limited] = [0, 3].map(|first: usize| seen.moments.get(first..first + 3));
         let figures = [("unlimited", unlimited), ("honest", limited)].map(|(word, moments)| {
             let Some([calm, abused, end]) = moments else { return Vec::new() };
-            let median =
-                |from: &Moment, to: &Moment| seen.requests.median(ServiceKind::Ours, from.at, to.at).as_secs_f64();
-            let slower = (median(abused, end) / median(calm, abused) - 1.0) * 100.0;
+            let ratios = |from: &Moment, to: &Moment| seen.requests.ratios(from.at, to.at);
+            let slower = percent_larger(&ratios(calm, abused), &ratios(abused, end));
             let counts = seen.requests.began(ServiceKind::Ours, abused.at, end.at);
             vec![
                 Figure::count(format!("{word}_failed"), counts.failed + counts.cut, "requests"),
-                Figure::new(format!("{word}_slow_percent"), slower, "%"),
+                Figure::new(format!("{word}_slow_percent"), f64::from(slower), "%"),
             ]
         });
         figures.concat()
     }
 
     fn limits(&self) -> Vec<Limit> {
+        // The abuser's tor, the relays and the clients share the machine with our service, and slow
+        // the plain onion service down, too. Both are compared with the same requests.
         let own = [
             Limit::new("honest_failed", Bound::AtMost(0.0)),
-            Limit::new("honest_slow_percent", Bound::AtMost(25.0)),
+            Limit::new("honest_slow_percent", Bound::AtMost(0.0)),
             Limit::new("closed", Bound::AtLeast(1.0)),
         ];
         // The requests during the abuse without limits count here, too.

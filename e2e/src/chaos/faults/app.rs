@@ -34,6 +34,10 @@ impl Fault for AppCut {
         "app_cut"
     }
 
+    fn breaks_app(&self) -> bool {
+        true
+    }
+
     fn about(&self) -> &'static str {
         "the node drops the packets from a backend to the app for a minute"
     }
@@ -81,6 +85,10 @@ async fn returned(stage: &Stage, backend: &BackendPod) -> Result<Figure> {
 impl Fault for AppDown {
     fn name(&self) -> &'static str {
         "app_down"
+    }
+
+    fn breaks_app(&self) -> bool {
+        true
     }
 
     fn about(&self) -> &'static str {
