@@ -54,7 +54,8 @@ def fingerprint(relay):
 
 
 def decode(text, address):
-    descriptor = HiddenServiceDescriptorV3.from_str(text)
+    # With validate=True, stem also checks the signatures.
+    descriptor = HiddenServiceDescriptorV3.from_str(text, validate=True)
     inner = descriptor.decrypt(address)
     return {
         "blinded_key": descriptor.signing_cert.signing_key().hex(),

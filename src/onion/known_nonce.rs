@@ -60,11 +60,14 @@ impl PublishedSignature {
     /// Returns the private key if the nonce was derived from one of the prefixes that faulty
     /// programs use.
     fn recover(&self) -> Option<Zeroizing<Scalar>> {
-        constant_prefixes().into_iter().find_map(|prefix| {
-            let nonce = hash(&[&prefix, &self.message]);
-            let is_used = EdwardsPoint::mul_base(&nonce).compress().to_bytes() == self.nonce_point;
-            is_used.then(|| self.solve(self.s() - nonce, self.challenge()))?
-        })
+        constant_prefixes().into_iter().find_map(|prefix| self.recover_from(&prefix))
+    }
+
+    /// Returns the private key if the nonce was derived from this prefix.
+    pub(super) fn recover_from(&self, prefix: &[u8]) -> Option<Zeroizing<Scalar>> {
+        let nonce = hash(&[prefix, &self.message]);
+        let is_used = EdwardsPoint::mul_base(&nonce).compress().to_bytes() == self.nonce_point;
+        is_used.then(|| self.solve(self.s() - nonce, self.challenge()))?
     }
 
     /// Returns the private key if both signatures have the same nonce, but sign different messages.
@@ -94,11 +97,15 @@ impl PublishedSignature {
 /// mistake: the hash of the label with no prefix of the identity key or with zeros in its place,
 /// no prefix at all, and zeros.
 fn constant_prefixes() -> [Vec<u8>; 4] {
-    let derived = |prefix: &[u8]| {
-        let hash: [u8; 64] = Sha512::new().chain_update(PREFIX_LABEL).chain_update(prefix).finalize().into();
-        hash[..32].to_vec()
-    };
-    [derived(&[]), derived(&[0; 32]), Vec::new(), vec![0; 32]]
+    [blinded_prefix(&[]).to_vec(), blinded_prefix(&[0; 32]).to_vec(), Vec::new(), vec![0; 32]]
+}
+
+/// Derives the nonce prefix of a blinded key from that of the identity key.
+pub(super) fn blinded_prefix(prefix: &[u8]) -> [u8; 32] {
+    let hash: [u8; 64] = Sha512::new().chain_update(PREFIX_LABEL).chain_update(prefix).finalize().into();
+    let mut half = [0; 32];
+    half.copy_from_slice(&hash[..32]);
+    half
 }
 
 fn hash(parts: &[&[u8]]) -> Scalar {
@@ -111,7 +118,7 @@ fn hash(parts: &[&[u8]]) -> Scalar {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::time::{Duration, SystemTime};
 
     use data_encoding::BASE64;
@@ -213,10 +220,9 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_flaw_is_found_in_the_text_of_a_descriptor() {
-        let constant: [u8; 64] = Sha512::digest(PREFIX_LABEL).into();
-        let (secret, public) = faulty(*constant.first_chunk().unwrap());
+    /// Returns the text of a descriptor from a program with the constant prefix.
+    pub(crate) fn flawed_descriptor() -> String {
+        let (secret, public) = faulty(blinded_prefix(&[]));
         let sign = |message: &[u8]| raw_sign::<Sha512>(&secret, message, &public);
         let validity = (now(), cert::DESCRIPTOR_LIFETIME);
         let kind = CertType::DescriptorSigningKey;
@@ -226,7 +232,11 @@ mod tests {
         let (_, after) = rest.split_once("-----END ED25519 CERT-----").unwrap();
         let lines: Vec<String> = cert.chunks(48).map(|line| BASE64.encode(line)).collect();
         let cert = lines.join("\n");
-        let text = format!("{before}-----BEGIN ED25519 CERT-----\n{cert}\n-----END ED25519 CERT-----{after}");
-        assert_eq!(published(&text).weakness(&[]), Some(Weakness::ConstantPrefix));
+        format!("{before}-----BEGIN ED25519 CERT-----\n{cert}\n-----END ED25519 CERT-----{after}")
+    }
+
+    #[test]
+    fn the_flaw_is_found_in_the_text_of_a_descriptor() {
+        assert_eq!(published(&flawed_descriptor()).weakness(&[]), Some(Weakness::ConstantPrefix));
     }
 }

@@ -2,9 +2,9 @@
 
 use data_encoding::BASE64;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{PodTemplateSpec, Secret};
 use kube::api::{Api, Patch, PatchParams};
-use onionbalance_operator::crd::OnionBalancedService;
 use onionbalance_operator::link::AgentToken;
 use onionbalance_operator::onion::{Kit, MasterKey, PeriodCalendar};
 use rand::SeedableRng as _;
@@ -30,7 +30,7 @@ async fn wait_warning(scene: &Scene, reason: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_uses_kits_and_moves_back_to_its_master_key() {
+async fn a_service_uses_kits_and_moves_to_its_master_key_and_back() {
     let scene = Scene::start("delegated").await;
     let key = MasterKey::generate(&mut StdRng::seed_from_u64(7));
     let present = PeriodCalendar::PUBLIC.period_at(Timestamp::now().into()).unwrap().number;
@@ -47,9 +47,8 @@ async fn a_service_uses_kits_and_moves_back_to_its_master_key() {
     wait_warning(&scene, "SigningKeysExpiring").await;
     assert_eq!(scene.address("web").await, key.address().to_string());
     scene.wait_children("web").await;
-    let secrets: Api<Secret> = scene.api();
-    let token = secrets.get("web-agent-token").await.unwrap().data.unwrap()["token"].0.clone();
-    assert_eq!(token, AgentToken::derive(&key).to_hex().as_bytes());
+    assert_eq!(token(&scene).await, AgentToken::derive(&key).to_hex().as_bytes());
+    let before = templates(&scene).await;
 
     apply_kit(&scene, &kit(present - 1, 40)).await;
     scene.wait_condition("web", "SigningKeysReady", "True KitsLoaded").await;
@@ -65,13 +64,39 @@ async fn a_service_uses_kits_and_moves_back_to_its_master_key() {
     apply_kit(&scene, &kit(present - 1, 40)[..200]).await;
     scene.wait_condition("web", "MasterKeyReady", "False KeyInvalid").await;
     scene.wait_children("web").await;
+    assert_eq!(templates(&scene).await, before, "bad kits must not change the Deployments");
 
     scene.create_key("mine", &key.to_tor_secret_key_file()).await;
-    let online = json!({"spec": {"masterKey": {"secretName": "mine", "delegated": false}}});
-    let objects: Api<OnionBalancedService> = scene.api();
-    objects.patch("web", &PatchParams::default(), &Patch::Merge(online)).await.unwrap();
-    scene.wait_condition("web", "MasterKeyReady", "True KeyLoaded").await;
-    assert_eq!(scene.address("web").await, key.address().to_string());
-    scene.wait_children("web").await;
+    apply_kit(&scene, &kit(present - 1, 40)).await;
+    for (secret, entry) in [("mine", "hs_ed25519_secret_key"), ("kits", "signing.kit")] {
+        let master_key = json!({"secretName": secret, "delegated": secret == "kits"});
+        scene.change("web", json!({"spec": {"masterKey": master_key}})).await;
+        scene.wait_for("web-frontend", |frontend: &Deployment| mounted(frontend) == (secret, entry)).await;
+        scene.wait_condition("web", "MasterKeyReady", "True KeyLoaded").await;
+        assert_eq!(scene.address("web").await, key.address().to_string());
+        scene.wait_children("web").await;
+    }
+    assert_eq!(templates(&scene).await, before, "a move must not replace the backends");
+    assert_eq!(token(&scene).await, AgentToken::derive(&key).to_hex().as_bytes());
     scene.end().await;
+}
+
+async fn token(scene: &Scene) -> Vec<u8> {
+    let secrets: Api<Secret> = scene.api();
+    secrets.get("web-agent-token").await.unwrap().data.unwrap()["token"].0.clone()
+}
+
+/// Returns the templates of the backend pods and of the frontend pods.
+async fn templates(scene: &Scene) -> [PodTemplateSpec; 2] {
+    let deployments: Api<Deployment> = scene.api();
+    let template = async |name: &str| deployments.get(name).await.unwrap().spec.unwrap().template;
+    [template("web-backend").await, template("web-frontend").await]
+}
+
+/// Returns the name of the Secret with the key and of its entry that the frontends mount.
+fn mounted(frontend: &Deployment) -> (&str, &str) {
+    let pod = frontend.spec.as_ref().unwrap().template.spec.as_ref().unwrap();
+    let volume = pod.volumes.iter().flatten().find(|volume| volume.name == "master-key").unwrap();
+    let secret = volume.secret.as_ref().unwrap();
+    (secret.secret_name.as_deref().unwrap(), secret.items.as_ref().unwrap()[0].key.as_str())
 }

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use data_encoding::BASE64;
 use onionbalance_e2e::command::{command, output};
 use onionbalance_e2e::onionkey::{self, OnionKey};
@@ -12,6 +12,7 @@ use onionbalance_e2e::process::Processes;
 use onionbalance_e2e::service::Service;
 use onionbalance_e2e::torclient::TorClient;
 use onionbalance_e2e::tornet::torrc::PERIOD_MINUTES;
+use onionbalance_operator::crd::PublishedStatus;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -25,20 +26,25 @@ const ENOUGH: Duration = Duration::from_secs(120);
 /// a minute, and a new consensus may be 40 s late.
 const NOTICED: Duration = Duration::from_secs(150);
 
+/// The label selector of the backends of the object `web`.
+const BACKEND: &str = "onionbalance.dev/service=web,app.kubernetes.io/component=backend";
+/// The word with which a publisher logs that an HSDir has rejected a descriptor.
+const REJECTED: &str = "UPLOAD_REJECTED";
+
 const SPEC: &str = "  ports: [{port: 80, target: {service: {name: web, port: 80}}}]
   masterKey: {secretName: kits, delegated: true}
   backends: {replicas: 1, drainTimeoutSeconds: 5}
 ";
 
 /// The machine with the master key, which is not part of the cluster.
-struct Vault {
-    key: OnionKey,
+pub struct Vault {
+    pub key: OnionKey,
     _dir: TempDir,
 }
 
 impl Vault {
     /// Generates a master key.
-    async fn set() -> Result<Self> {
+    pub async fn set() -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let key = onionkey::make(&Processes::open(dir.path())?, dir.path()).await?;
         Ok(Self { key, _dir: dir })
@@ -125,6 +131,67 @@ async fn a_service_is_published_as_long_as_its_signing_kits_last() -> Result<()>
         client.remove().await
     })
     .await
+}
+
+/// Moves the service `web`, whose master key is the vault's in the Secret `secret`, to signing kits
+/// and back. Meanwhile, every request must succeed, both from a client that always fetches new
+/// descriptors and from one that keeps those that it has. No backend may restart.
+pub async fn move_without_a_gap(scene: &Scene, vault: &Vault, web: &Service, secret: &str) -> Result<()> {
+    let onion = &vault.key.address;
+    apply(scene, &vault.kits(12).await?).await?;
+    let unmoved = async || anyhow::Ok((scene.running(BACKEND).await?, web.agent_token().await?.to_hex()));
+    let before = unmoved().await?;
+    let (newcomer, regular) = (scene.tor_client().await?, scene.tor_client().await?);
+    for (secret, delegated) in [("kits", true), (secret, false)] {
+        tokio::select! {
+            moved = move_to(scene, web, secret, delegated) => moved?,
+            error = first_failure(&newcomer, onion, true) => return Err(error.context(format!("moving to {secret}"))),
+            error = first_failure(&regular, onion, false) => return Err(error.context(format!("moving to {secret}"))),
+        }
+        let log = scene.run(&format!("logs -l {FRONTEND} -c publisher --tail=-1")).await?;
+        ensure!(!log.contains(REJECTED), "the counters must continue: {log}");
+        serves(&newcomer, onion, secret).await?;
+    }
+    ensure!(unmoved().await? == before, "a move must change neither the backends nor the token");
+    newcomer.remove().await?;
+    regular.remove().await
+}
+
+/// Names another Secret in the object. Waits until another publisher leads, and until the HSDirs
+/// have accepted its descriptors.
+async fn move_to(scene: &Scene, web: &Service, secret: &str, delegated: bool) -> Result<()> {
+    let holder = async || scene.run("get lease web-frontend -o jsonpath={.spec.holderIdentity}").await;
+    let (before, published) = (holder().await?, web.status().await?.published);
+    let patch = format!(r#"{{"spec":{{"masterKey":{{"secretName":"{secret}","delegated":{delegated}}}}}}}"#);
+    scene.run(&format!("patch obs/web --type=merge --patch={patch}")).await?;
+    scene
+        .wait("the new publisher has published", PUBLISHED, async || {
+            let (holder, now) = (holder().await?, web.status().await?.published);
+            let is_newer = |period: &PublishedStatus| {
+                let known = published.iter().find(|known| known.time_period == period.time_period);
+                period.hsdirs_accepted == period.hsdirs_total
+                    && known.is_none_or(|known| known.revision_counter < period.revision_counter)
+            };
+            let done = ![String::new(), before.clone()].contains(&holder) && now.len() == 2 && now.iter().all(is_newer);
+            Ok(if done { Ok(()) } else { Err(format!("{holder}, {now:?}")) })
+        })
+        .await
+}
+
+/// Sends requests until one fails, and returns the error.
+async fn first_failure(client: &TorClient, onion: &str, forgets: bool) -> anyhow::Error {
+    for number in 0_u32.. {
+        let request = async {
+            if forgets {
+                client.forget(onion).await?;
+            }
+            serves(client, onion, &number.to_string()).await
+        };
+        if let Err(error) = request.await {
+            return error;
+        }
+    }
+    anyhow!("all numbers are used")
 }
 
 /// Applies one unusable Secret after another. Each must cause a condition that says what is wrong,

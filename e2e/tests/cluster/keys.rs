@@ -6,14 +6,14 @@ use anyhow::{Context as _, Result, ensure};
 use onionbalance_e2e::onionkey;
 use onionbalance_e2e::process::Processes;
 
+use crate::delegated::{Vault, move_without_a_gap};
 use crate::scene::{PUBLISHED, SOON, Scene, scene};
 
 #[tokio::test]
-async fn a_users_own_key_is_used_and_can_be_changed_deliberately() -> Result<()> {
+async fn a_users_own_key_is_used_moves_to_kits_and_can_be_changed_deliberately() -> Result<()> {
     scene("own-key", async |scene| {
-        let dir = tempfile::tempdir()?;
-        let made = onionkey::make(&Processes::open(dir.path())?, dir.path()).await?;
-        let (onion, key) = (made.address, made.dir.join("hs_ed25519_secret_key"));
+        let vault = Vault::set().await?;
+        let (onion, key) = (vault.key.address.clone(), vault.key.dir.join("hs_ed25519_secret_key"));
         scene.run(&format!("create secret generic my-key --from-file={}", key.display())).await?;
         let web = scene
             .apply(
@@ -30,6 +30,7 @@ async fn a_users_own_key_is_used_and_can_be_changed_deliberately() -> Result<()>
         let client = scene.tor_client().await?;
         let page = client.fetch(&onion, "one").await?;
         ensure!(page.starts_with("Hello"), "unexpected page {page:?}");
+        move_without_a_gap(scene, &vault, &web, "my-key").await?;
 
         // The other key is in the format that tor-operator uses.
         let other = tempfile::tempdir()?;

@@ -33,10 +33,19 @@ use crate::needles::{find, forms, of_a_token};
 /// The words with which a publisher logs a successful upload.
 pub const UPLOADED: &str = "uploaded hsdir=";
 
+/// The number of the first backend of a service beside another one.
+const FIRST_BESIDE: usize = 100;
+
 /// A private network and a service on it. Dropping this value ends all its processes.
 pub struct DataPlane {
     processes: Processes,
+    /// The folder of the network, which may belong to another service.
+    network: PathBuf,
     network_torrc: String,
+    /// The loopback address of the publisher.
+    host: &'static str,
+    /// The number of the first backend.
+    first_backend: usize,
     key: OnionKey,
     /// The folder with the signing kits if the publisher has no master key.
     kits: Option<PathBuf>,
@@ -129,11 +138,12 @@ impl DataPlane {
 
     /// Starts backends with agents, external backends and a frontend on a running network.
     async fn serve(&mut self, backends: usize, external: usize) -> Result<()> {
-        for number in 0..backends {
+        let first_external = self.first_backend + backends;
+        for number in self.first_backend..first_external {
             let backend = self.start_backend(number, format!("uid-of-backend{number}")).await?;
             self.backends.push(backend);
         }
-        for number in backends..backends + external {
+        for number in first_external..first_external + external {
             let address = self.start_external(number).await?;
             self.external.push(address);
         }
@@ -141,16 +151,43 @@ impl DataPlane {
         Ok(())
     }
 
+    /// Starts another service on the same network. It has a master key, a frontend and the given
+    /// number of backends of its own. Its files are in another folder.
+    pub async fn beside(&self, backends: usize) -> Result<Self> {
+        let mut plane = Self::without_network().await?;
+        plane.network.clone_from(&self.network);
+        plane.network_torrc.clone_from(&self.network_torrc);
+        plane.relays.clone_from(&self.relays);
+        plane.host = "127.0.0.2";
+        plane.first_backend = FIRST_BESIDE;
+        plane.serve(backends, 0).await?;
+        Ok(plane)
+    }
+
     async fn network(relays: u16) -> Result<Self> {
         machine::check_tor()?;
+        let mut plane = Self::without_network().await?;
+        plane.network = plane.path("network");
+        let network = TorNetwork::of(relays, &plane.network, Place::Loopback, &plane.processes);
+        network.up_completely().await?;
+        plane.relays = network.fingerprints()?;
+        plane.network_torrc = network.torrc_lines()?;
+        Ok(plane)
+    }
+
+    /// Returns a service with a new master key, but without any process.
+    async fn without_network() -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let processes = Processes::open(dir.path())?;
         let key = onionkey::make(&processes, dir.path()).await?;
         let secret = fs::read(key.dir.join("hs_ed25519_secret_key"))?;
         let token = AgentToken::derive(&MasterKey::from_tor_secret_key_file(&secret)?);
-        let mut plane = Self {
-            processes: processes.clone(),
+        Ok(Self {
+            processes,
+            network: PathBuf::new(),
             network_torrc: String::new(),
+            host: "127.0.0.1",
+            first_backend: 0,
             key,
             kits: None,
             token,
@@ -164,12 +201,7 @@ impl DataPlane {
             clients: AtomicU32::new(0),
             frontends: AtomicU32::new(0),
             dir: Some(dir),
-        };
-        let network = TorNetwork::of(relays, &plane.path("network"), Place::Loopback, &processes);
-        network.up_completely().await?;
-        plane.relays = network.fingerprints()?;
-        plane.network_torrc = network.torrc_lines()?;
-        Ok(plane)
+        })
     }
 
     /// Returns the service's public onion address.
@@ -186,16 +218,25 @@ impl DataPlane {
             .try_for_each(|name| self.processes.check(name))
     }
 
-    /// Returns an error if a log of our programs or of tor contains part of the master key or of
-    /// the agents' token.
+    /// Returns an error if a log of our programs or of tor contains part of the master key, of the
+    /// signing kit or of the agents' token.
     pub fn no_secret_is_in_a_log(&self) -> Result<()> {
         let key = fs::read(self.key.dir.join("hs_ed25519_secret_key"))?;
-        let needles = BTreeMap::from([
+        let mut needles = BTreeMap::from([
             ("the master key's scalar", forms(&key[32..64])),
             ("the master key's other half", forms(&key[64..96])),
             ("the agents' token", of_a_token(self.token.to_hex().as_bytes())),
             ("the app's token", of_a_token(self.token.circuit_token().as_bytes())),
         ]);
+        if let Some(folder) = &self.kits {
+            let kit = fs::read(folder.join("signing.kit"))?;
+            // The format is described in src/onion/kit/format.rs.
+            needles.extend([
+                ("the kit's secret for marks", forms(&kit[96..128])),
+                ("a descriptor signing key", forms(&kit[188..220])),
+                ("a key of revision counters", forms(&kit[220..252])),
+            ]);
+        }
         let mut lines = 0;
         for name in self.processes.names()? {
             let log = String::from_utf8_lossy(&fs::read(self.processes.log(&name))?).into_owned();
@@ -226,7 +267,7 @@ impl DataPlane {
 
     /// Starts an arti client with empty state.
     pub async fn arti_client(&self) -> Result<ArtiClient> {
-        let network = TorNetwork::open(&self.path("network"), Place::Loopback, &self.processes);
+        let network = TorNetwork::open(&self.network, Place::Loopback, &self.processes);
         ArtiClient::fresh(&self.processes, "arti", &self.path("arti"), &network).await
     }
 
@@ -351,7 +392,7 @@ impl DataPlane {
 
     /// Sends a command to the control socket of every relay.
     pub async fn command_relays(&self, command: &str) -> Result<()> {
-        TorNetwork::open(&self.path("network"), Place::Loopback, &self.processes).command_all(command).await
+        TorNetwork::open(&self.network, Place::Loopback, &self.processes).command_all(command).await
     }
 
     /// Returns what the relays have logged about onion services, and their notices. Only a network

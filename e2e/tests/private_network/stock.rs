@@ -35,9 +35,9 @@ const BACKENDS: usize = 6;
 const CLIENTS: u8 = 17;
 
 /// A descriptor and the address that is needed to decrypt it.
-struct Sample {
-    text: String,
-    address: OnionAddress,
+pub struct Sample {
+    pub text: String,
+    pub address: OnionAddress,
 }
 
 #[tokio::test]
@@ -237,7 +237,7 @@ fn merge(
 
 /// Checks that both descriptors have the same lines with the same lengths in every layer, except
 /// for the digits of the revision counter.
-fn compare(merged: &Sample, stock: &Sample, client: Option<&ClientSecretKey>) -> Result<()> {
+pub fn compare(merged: &Sample, stock: &Sample, client: Option<&ClientSecretKey>) -> Result<()> {
     let open = |sample: &Sample| -> Result<[String; 3]> {
         let (layer1, layer2) = UncheckedDescriptor::parse(&sample.text)?.open_layers(client, &sample.address)?;
         Ok([sample.text.clone(), layer1, layer2])

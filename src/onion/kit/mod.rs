@@ -6,9 +6,10 @@
 //! of the marks on owned objects.
 //!
 //! A kit must never hold a blinded *private* key. The blinding factor `h` of a period is public, so
-//! anyone who has the blinded private key `a' = h a` can compute the master key `a = a' / h`. All
-//! secrets in a kit are therefore outputs of hash functions, and everything that needs `a'` (the
-//! signatures of the certificates) is computed in advance.
+//! anyone who has the blinded private key `a' = h a` can compute the master key `a = a' / h`. Nor
+//! may a kit hold the prefix from which nonces are derived: a signature and its nonce yield `a'`.
+//! All secrets in a kit are therefore outputs of hash functions, and everything that needs `a'`
+//! (the signatures of the certificates) is computed in advance.
 //!
 //! Kits are deterministic: two kits of one master key contain the same keys for the same period.
 //! Kits that overlap therefore agree.

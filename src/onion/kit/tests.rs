@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256, Sha512};
 
 use super::*;
 use crate::onion::key::MasterKey;
+use crate::onion::known_nonce::{self, PublishedSignature};
 use crate::onion::{DescriptorKeys, PeriodKey, ServiceContent, ServiceKey, UncheckedDescriptor};
 
 /// The period that begins on 2026-12-01 at 12:00 UTC.
@@ -189,36 +190,67 @@ fn descriptors_that_a_kit_signs_are_accepted() {
     assert_eq!(refused, Err(crate::onion::descriptor::DescriptorError::NotCertified));
 }
 
-/// Tries every 32 bytes of a kit as a secret scalar, clamped and not, and as a seed. None of them
-/// may be the secret of the master key or of a blinded key.
 #[test]
 fn nothing_in_a_kit_yields_the_master_key_or_a_blinded_private_key() {
-    let master = master();
     let kit = kit(FIRST, 2);
-    let mut public = vec![*master.address().public_key()];
-    public.extend(kit.periods.iter().map(|period| period.blinded.0));
-    assert_eq!(yields(&kit.to_bytes(), &public), None);
+    let targets = Targets::of(&kit);
+    assert_eq!(targets.public.len(), 3);
+    assert_eq!(targets.yielded_by(&kit.to_bytes()), None);
 
     // The search finds the secrets where they are.
-    let file = master.to_tor_secret_key_file();
-    assert_eq!(yields(&file, &public), Some(32));
+    let file = master().to_tor_secret_key_file();
+    assert_eq!(targets.yielded_by(&file), Some(32));
+    assert_eq!(targets.yielded_by(&file[33..]), Some(31), "the prefix alone yields the blinded keys");
+    let blinded_prefix = known_nonce::blinded_prefix(&file[64..]);
+    assert_eq!(targets.yielded_by(&[&[1, 2], blinded_prefix.as_slice()].concat()), Some(2));
+    let reversed: Vec<u8> = file[32..64].iter().rev().copied().collect();
+    assert_eq!(targets.yielded_by(&reversed), Some(0));
     let seed = [3; 32];
-    let from_seed = SigningKey::from_bytes(&seed).verifying_key().to_bytes();
-    assert_eq!(yields(&[&[1, 2], seed.as_slice()].concat(), &[from_seed]), Some(2));
+    let public = vec![SigningKey::from_bytes(&seed).verifying_key().to_bytes()];
+    let of_seed = Targets { public, signatures: Vec::new() };
+    assert_eq!(of_seed.yielded_by(&[&[1, 2], seed.as_slice()].concat()), Some(2));
 }
 
-/// Returns the position of the first 32 bytes that are the secret of one of the public keys.
-pub(crate) fn yields(bytes: &[u8], public: &[[u8; 32]]) -> Option<usize> {
-    let is_secret = |scalar: [u8; 32]| {
-        let point = EdwardsPoint::mul_base(&Scalar::from_bytes_mod_order(scalar)).compress().to_bytes();
-        public.contains(&point)
-    };
-    bytes.windows(32).position(|window| {
-        let window: [u8; 32] = window.try_into().unwrap();
-        let hash: [u8; 64] = Sha512::digest(window).into();
-        let head = *hash.first_chunk().unwrap();
-        is_secret(window) || is_secret(clamp_integer(window)) || is_secret(clamp_integer(head))
-    })
+/// What nothing in a kit may yield: the private keys of the service, and the nonces of the kit's
+/// certificates, because anyone who knows the nonce of a signature can compute the private key.
+pub(crate) struct Targets {
+    /// The public key of the service, and its blinded public keys.
+    public: Vec<[u8; 32]>,
+    /// A certificate of each time period.
+    signatures: Vec<PublishedSignature>,
+}
+
+impl Targets {
+    pub(crate) fn of(kit: &Kit) -> Self {
+        let mut public = vec![*kit.address.public_key()];
+        public.extend(kit.periods.iter().map(|period| period.blinded.0));
+        let signature = |period: &KitPeriod| {
+            let cert = period.certificate(0).unwrap();
+            UncheckedCert::parse(&cert).unwrap().published_signature(period.blinded.0)
+        };
+        Self { public, signatures: kit.periods.iter().map(signature).collect() }
+    }
+
+    /// Returns the position of the first 32 bytes that yield a private key. Tries each 32 bytes as
+    /// a secret scalar (clamped, not clamped, and in reverse order), as a seed, and as a nonce
+    /// prefix, both of the master key and of a blinded key.
+    pub(crate) fn yielded_by(&self, bytes: &[u8]) -> Option<usize> {
+        bytes.windows(32).position(|window| {
+            let window: [u8; 32] = window.try_into().unwrap();
+            let mut reversed = window;
+            reversed.reverse();
+            let hash: [u8; 64] = Sha512::digest(window).into();
+            let head = *hash.first_chunk().unwrap();
+            let scalars = [window, clamp_integer(window), reversed, clamp_integer(reversed), clamp_integer(head)];
+            let prefixes = [window, known_nonce::blinded_prefix(&window)];
+            scalars.into_iter().any(|scalar| self.public.contains(&public_key(scalar)))
+                || prefixes.iter().any(|prefix| self.signatures.iter().any(|s| s.recover_from(prefix).is_some()))
+        })
+    }
+}
+
+fn public_key(scalar: [u8; 32]) -> [u8; 32] {
+    EdwardsPoint::mul_base(&Scalar::from_bytes_mod_order(scalar)).compress().to_bytes()
 }
 
 #[test]

@@ -222,10 +222,10 @@ HiddenServicePort 80 {target}
 
     pub(super) fn start_publisher(&self, clients: &[ClientPublicKey]) -> Result<String> {
         let dir = self.path("frontend");
-        let [probes, metrics, _] = free_ports()?;
+        let [probes, metrics] = free_ports(self.host)?;
         let mut publisher = fixed_publisher(&dir);
         publisher.arg("--master-key-dir").arg(self.kits.as_ref().unwrap_or(&self.key.dir));
-        publisher.args(["--pod-uid", "uid-of-frontend", "--listen-address", "127.0.0.1"]);
+        publisher.args(["--pod-uid", "uid-of-frontend", "--listen-address", self.host]);
         publisher.args(["--probe-port", &probes, "--metrics-port", &metrics]);
         publisher.args(["--circuits-port", &CIRCUITS_PORT.to_string()]);
         for backend in self.static_backends() {
@@ -241,7 +241,7 @@ HiddenServicePort 80 {target}
             publisher.arg("--static-external").arg(address);
         }
         self.processes.start("frontend-publisher", &mut publisher)?;
-        Ok(format!("127.0.0.1:{metrics}"))
+        Ok(format!("{}:{metrics}", self.host))
     }
 
     /// Returns the operator's torrc for a component. The lines for this network are set in the way
@@ -318,9 +318,9 @@ fn in_folders(program: &Path, subcommand: &[&str], dir: &Path) -> Command {
     command
 }
 
-fn free_ports() -> Result<[String; 3]> {
-    let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0"));
-    let mut ports = [const { String::new() }; 3];
+fn free_ports(host: &str) -> Result<[String; 2]> {
+    let listeners = [(); 2].map(|()| TcpListener::bind((host, 0)));
+    let mut ports = [const { String::new() }; 2];
     for (port, listener) in ports.iter_mut().zip(listeners) {
         *port = listener?.local_addr()?.port().to_string();
     }

@@ -1,5 +1,7 @@
 //! Tests of the master key: when a key is generated, which key is used, and who owns its Secret.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use super::support::{Server, address, concluded, condition, fresh, from, healthy, key_secret, now, other_key, with};
@@ -260,4 +262,59 @@ fn a_delegated_service_needs_a_kit_of_its_own_and_no_master_key() {
     assert!(
         condition(&status, "MasterKeyReady").starts_with("False SecretNotFound: Secret kits with the signing kits of")
     );
+}
+
+/// Returns the manifests without their annotations, which contain marks and hashes.
+fn contents(server: &Server) -> BTreeMap<String, Value> {
+    let mut manifests = server.manifests.clone();
+    for manifest in manifests.values_mut() {
+        manifest["metadata"]["annotations"] = Value::Null;
+    }
+    manifests
+}
+
+/// Returns the name of the Secret and of its entry that the frontends mount.
+fn mounted(manifests: &mut BTreeMap<String, Value>) -> (Value, Value) {
+    let pod = &mut manifests.get_mut("Deployment web-frontend").unwrap()["spec"]["template"]["spec"];
+    let mut volumes = pod["volumes"].as_array_mut().unwrap().iter_mut();
+    let secret = volumes.find(|volume| volume["name"] == "master-key").unwrap()["secret"].take();
+    (secret["secretName"].clone(), secret["items"][0]["key"].clone())
+}
+
+/// A move must restart neither the backends nor change the token with which they know publishers.
+#[test]
+fn a_move_between_the_master_key_and_kits_changes_only_what_the_frontends_mount() {
+    let present = PeriodCalendar::PUBLIC.period_at(now().into()).unwrap().number;
+    let kit = Kit::issue(&Fixture::new().key, PeriodCalendar::PUBLIC, present - 1, 40).unwrap().to_bytes();
+    let mut server = Server::default();
+    let mut before = None;
+    for (moved, secret, entry) in [
+        (healthy(), "web-master-key", "hs_ed25519_secret_key"),
+        (delegated(&[("signing.kit", &kit)]), "kits", "signing.kit"),
+        (healthy(), "web-master-key", "hs_ed25519_secret_key"),
+    ] {
+        let (_, status) = server.run(Observed { owned: None, last: None, ..moved });
+        assert!(condition(&status, "MasterKeyReady").starts_with("True KeyLoaded: "), "{secret}");
+        assert!(condition(&status, "Accepted").starts_with("True "), "{secret}");
+        let mut now = contents(&server);
+        assert_eq!(mounted(&mut now), (json!(secret), json!(entry)));
+        assert_eq!(before.get_or_insert_with(|| now.clone()), &now, "{secret}");
+    }
+}
+
+/// The order of the steps of a move must not matter.
+#[test]
+fn the_frontends_keep_the_master_key_until_the_kits_can_be_used() {
+    let truncated = Kit::issue(&Fixture::new().key, PeriodCalendar::PUBLIC, 20_000, 1).unwrap().to_bytes();
+    let missing = Observed { key_secret: None, ..delegated(&[]) };
+    for (moved, reason) in
+        [(missing, "False SecretNotFound: "), (delegated(&[("signing.kit", &truncated[..100])]), "False KeyInvalid: ")]
+    {
+        let mut server = Server::default();
+        server.run(Observed { owned: None, last: None, ..healthy() });
+        let before = contents(&server);
+        let (_, status) = server.run(Observed { owned: None, last: None, ..moved });
+        assert!(condition(&status, "MasterKeyReady").starts_with(reason), "{reason}");
+        assert_eq!(contents(&server), before, "{reason}");
+    }
 }

@@ -3,7 +3,8 @@
 use data_encoding::{BASE32, HEXLOWER};
 
 use super::*;
-use crate::onion::kit::tests::yields;
+use crate::onion::kit::tests::Targets;
+use crate::onion::known_nonce::tests::flawed_descriptor;
 use crate::onion::{Kit, Kits, PeriodCalendar};
 
 /// Generates a master key and returns the folder, the path of the key and its address.
@@ -80,32 +81,28 @@ fn nothing_in_the_manifest_yields_the_master_key_or_a_blinded_private_key() {
     let (folder, master, address) = master();
     let words = ["delegate", &master, "--from", "2027-01-01", "--days", "1", "--secret", "web", "--namespace", "shop"];
     let manifest = key(&words).unwrap();
-    let address: OnionAddress = address.parse().unwrap();
-    let mut public = vec![*address.public_key()];
-    let from = "2027-01-01T00:00:00Z".parse::<jiff::Timestamp>().unwrap();
-    let periods = PeriodCalendar::PUBLIC.published_at(from.into()).into_iter().flatten();
-    public.extend(periods.map(|period| address.blind(period).0));
-    assert_eq!(public.len(), 3);
-    assert!(found_in(&manifest, &public).is_none(), "{:?}", found_in(&manifest, &public));
+    let secret: Secret = serde_saphyr::from_str(&manifest).unwrap();
+    let kit = Kit::parse(&secret.data.unwrap()["signing.kit"].0).unwrap();
+    assert_eq!((kit.address().to_string(), kit.periods()), (address, 2));
+    let targets = Targets::of(&kit);
+    assert_eq!(found_in(&manifest, &targets), None);
 
     // The search finds the secret where it is.
     let file = fs::read(folder.path("master/hs_ed25519_secret_key")).unwrap();
-    for text in [BASE64.encode(&file), HEXLOWER.encode(&file[32..64])] {
+    for text in [BASE64.encode(&file), HEXLOWER.encode(&file[32..64]), HEXLOWER.encode(&file[64..])] {
         let betrayed = manifest.replacen("data:", &format!("data:\n  note: \"{text}\""), 1);
-        assert_eq!(found_in(&betrayed, &public).as_deref(), Some(&*text));
+        assert_eq!(found_in(&betrayed, &targets).as_deref(), Some(&*text));
     }
 }
 
-/// Returns the first text in a manifest that yields the secret of one of the public keys, as it is
-/// or after decoding.
-fn found_in(manifest: &str, public: &[[u8; 32]]) -> Option<String> {
+/// Returns the first text in a manifest that yields a private key, as it is or after decoding.
+fn found_in(manifest: &str, targets: &Targets) -> Option<String> {
     let texts = manifest.split(|c: char| c.is_whitespace() || "\"':".contains(c));
     let found = texts.filter(|text| {
         let decoded = [&BASE64, &HEXLOWER, &BASE32].map(|encoding| encoding.decode(text.as_bytes()).ok());
         let address = BASE32.decode(text.trim_end_matches(".onion").to_uppercase().as_bytes()).ok();
-        // A text of this length is the kit, whose bytes are searched after decoding.
-        let plain = Some(text.as_bytes().to_vec()).filter(|text| text.len() < 1000);
-        decoded.into_iter().chain([address, plain]).flatten().any(|bytes| yields(&bytes, public).is_some())
+        let plain = Some(text.as_bytes().to_vec());
+        decoded.into_iter().chain([address, plain]).flatten().any(|bytes| targets.yielded_by(&bytes).is_some())
     });
     found.map(str::to_owned).next()
 }
@@ -153,4 +150,12 @@ fn a_published_descriptor_is_checked_for_a_betrayed_key() {
     let refused = key(&["check", "--descriptor", &path]).unwrap_err();
     assert!(refused.contains("descriptor: "), "{refused}");
     assert!(key(&["check"]).is_err());
+
+    let flawed = folder.path("flawed");
+    fs::write(&flawed, flawed_descriptor()).unwrap();
+    fs::write(&path, text).unwrap();
+    let lost = key(&["check", "--descriptor", &path, "--descriptor", &flawed]).unwrap_err();
+    assert!(lost.contains(&format!("{path}: ok, ")), "{lost}");
+    assert!(lost.contains(&format!("{flawed}: the program that signed this descriptor uses a constant")), "{lost}");
+    assert!(lost.contains("the master key is lost to others; generate a new key"), "{lost}");
 }
