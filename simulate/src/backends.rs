@@ -1,8 +1,8 @@
 //! The backends, whose tors replace introduction points as C tor does.
 //!
 //! C tor has introduction points of its own for each of its two descriptors. When a new shared
-//! random value takes effect, the second descriptor becomes the first, with its points, and those of
-//! the first one end. Apart from that, a point ends after 18 to 24 hours or 16,384 to 32,768
+//! random value takes effect, the second descriptor becomes the first, with its points, and those
+//! of the first one end. Apart from that, a point ends after 18 to 24 hours or 16,384 to 32,768
 //! introductions (`service_intro_point_new`), or with its relay.
 
 use std::collections::BTreeMap;

@@ -1,5 +1,5 @@
-//! The invariants that hold at every time, apart from those of single events, which are checked when
-//! they happen.
+//! The invariants that hold at every time, apart from those of single events, which are checked
+//! when they happen.
 
 use std::time::Duration;
 
@@ -75,8 +75,8 @@ impl World {
         faults.into_iter().for_each(|fault| self.require(false, || fault));
     }
 
-    /// Requires that no point in the leader's newest descriptors has been dead for too long, and that
-    /// there are descriptors for both periods.
+    /// Requires that no point in the leader's newest descriptors has been dead for too long, and
+    /// that there are descriptors for both periods.
     fn check_rounds(&mut self, leader: usize) {
         let now = self.now;
         let Some(publisher) = self.publishers.get(leader) else { return };

@@ -1,9 +1,9 @@
 //! Simulates months of publishing in virtual time.
 //!
-//! The simulation drives the real merge engine, the real leadership state machine and the real HSDir
-//! ring, which perform no IO. Everything around them is simulated: relays that join and leave,
-//! consensuses, HSDirs, backends and clients that behave like C tor, the API server, and faults. The
-//! descriptors are plain text, because their signatures would take most of the time.
+//! The simulation drives the real merge engine, the real leadership state machine and the real
+//! HSDir ring, which perform no IO. Everything around them is simulated: relays that join and
+//! leave, consensuses, HSDirs, backends and clients that behave like C tor, the API server, and
+//! faults. The descriptors are plain text, because their signatures would take most of the time.
 //!
 //! A simulation depends only on its [`Plan`], so that a failure can be replayed. `docs/testing.md`
 //! explains how.

@@ -273,8 +273,8 @@ impl World {
         }
     }
 
-    /// Carries out the engine's instructions, which come after all decisions of the leadership state
-    /// machine.
+    /// Carries out the engine's instructions, which come after all decisions of the leadership
+    /// state machine.
     fn carry_out(&mut self, index: usize) {
         let mut counters = Vec::new();
         while let Some(output) = self.publishers.get_mut(index).and_then(|own| own.engine.poll_output()) {

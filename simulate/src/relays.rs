@@ -79,8 +79,8 @@ impl Relays {
         self.running.insert(Fingerprint(fingerprint), Relay { entry, microdescriptor });
     }
 
-    /// Lets relays leave and join, and publishes the consensus of this hour. Returns the relays that
-    /// have left.
+    /// Lets relays leave and join, and publishes the consensus of this hour. Returns the relays
+    /// that have left.
     pub fn vote(&mut self, hour: u64, services: [&OnionAddress; 2], rng: &mut StdRng) -> Result<Vec<Fingerprint>> {
         let left: Vec<Fingerprint> = self.running.keys().copied().filter(|_| hour > 0 && chance(CHURN, rng)).collect();
         for relay in &left {

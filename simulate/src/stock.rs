@@ -1,4 +1,5 @@
-//! A stock onion service in the same world, for comparison: when C tor would upload its descriptors.
+//! A stock onion service in the same world, for comparison: when C tor would upload its
+//! descriptors.
 //!
 //! C tor uploads each descriptor after 60 to 120 minutes, when its introduction points have changed
 //! and stand again, and when there are new HSDirs (`hs_service.c`).

@@ -19,8 +19,8 @@ pub fn between(shortest: Duration, longest: Duration, rng: &mut StdRng) -> Durat
     shortest + longest.saturating_sub(shortest).mul_f64(rng.random_range(0.0..1.0))
 }
 
-/// Returns a random time between two times. Short times are as likely as long ones: the logarithm is
-/// uniform.
+/// Returns a random time between two times. Short times are as likely as long ones: the logarithm
+/// is uniform.
 pub fn log_between(shortest: Duration, longest: Duration, rng: &mut StdRng) -> Duration {
     let ratio = longest.as_secs_f64() / shortest.as_secs_f64();
     shortest.mul_f64(ratio.powf(rng.random_range(0.0..1.0)))
