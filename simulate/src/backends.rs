@@ -64,7 +64,7 @@ impl World {
     pub(crate) fn add_backend(&mut self, stock: bool) {
         let tor = Follower::new(0, &mut self.rng);
         // Between one introduction in ten minutes and two in a second.
-        let introductions = log_between(Duration::from_millis(1), Duration::from_millis(2000), &mut self.rng);
+        let introductions = log_between(Duration::from_millis(1), Duration::from_secs(2), &mut self.rng);
         self.backends.push(Backend {
             pod: 0,
             stock,
@@ -113,10 +113,12 @@ impl World {
         let ended: Vec<u64> = old.iter().filter_map(|period| backend.descriptors.remove(period)).flatten().collect();
         let new: Vec<TimePeriod> =
             [current, next].into_iter().filter(|period| !backend.descriptors.contains_key(period)).collect();
-        new.iter().for_each(|period| _ = backend.descriptors.insert(*period, Vec::new()));
+        backend.descriptors.extend(new.iter().map(|period| (*period, Vec::new())));
         let changed = backend.period != current;
         backend.period = current;
-        ended.iter().for_each(|point| self.mark_dead(*point));
+        for point in ended {
+            self.mark_dead(point);
+        }
         for period in new {
             (0..POINTS).for_each(|_| self.seek_point(index, period));
         }
@@ -186,7 +188,9 @@ impl World {
     pub(crate) fn lose_relays(&mut self, left: &[Fingerprint]) {
         let lost = |fate: &Fate| fate.died.is_none() && left.binary_search(&fate.relay).is_ok();
         let lost: Vec<u64> = self.points.iter().filter(|(_, fate)| lost(fate)).map(|(point, _)| *point).collect();
-        lost.into_iter().for_each(|point| self.point_dies(point));
+        for point in lost {
+            self.point_dies(point);
+        }
         let now = self.now;
         self.points.retain(|_, fate| fate.died.is_none_or(|died| died + HOUR * 6 > now));
     }
@@ -197,7 +201,9 @@ impl World {
         backend.stalled = true;
         let pod = backend.pod;
         let points: Vec<u64> = std::mem::take(&mut backend.descriptors).into_values().flatten().collect();
-        points.into_iter().for_each(|point| self.mark_dead(point));
+        for point in points {
+            self.mark_dead(point);
+        }
         self.after(SILENT, Event::Report { backend: index, pod, content: None });
     }
 
@@ -245,8 +251,9 @@ impl World {
 /// Returns an introduction point. The engine only compares its keys.
 fn introduction_point(id: u64, relay: &Fingerprint) -> IntroductionPoint {
     let mut auth_key = [0; 32];
-    let [a, b, c, d, e, f, g, h] = id.to_be_bytes();
-    auth_key.iter_mut().zip([a, b, c, d, e, f, g, h]).for_each(|(to, from)| *to = from);
+    for (to, from) in auth_key.iter_mut().zip(id.to_be_bytes()) {
+        *to = from;
+    }
     let mut link_specifiers = vec![2, 0, 6, 192, 0, 2, 1, 0x23, 0x29, 2, 20];
     link_specifiers.extend(relay.0);
     IntroductionPoint {

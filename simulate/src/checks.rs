@@ -72,7 +72,9 @@ impl World {
                 }
             }
         }
-        faults.into_iter().for_each(|fault| self.require(false, || fault));
+        for fault in faults {
+            self.require(false, || fault);
+        }
     }
 
     /// Requires that no point in the leader's newest descriptors has been dead for too long, and
@@ -101,7 +103,9 @@ impl World {
                 }
             }
         }
-        faults.into_iter().for_each(|fault| self.require(false, || fault));
+        for fault in faults {
+            self.require(false, || fault);
+        }
     }
 
     /// Returns true if the publisher has had its consensus for this time.

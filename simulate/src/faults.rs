@@ -63,8 +63,9 @@ impl World {
             Fault::SilentHsdir(_) => self.impair_hsdir(Health::Silent),
             Fault::RejectingHsdir(_) => self.impair_hsdir(Health::Rejects),
             Fault::ForgetfulHsdir => {
-                let hsdir = self.any_hsdir();
-                hsdir.into_iter().for_each(|hsdir| self.hsdirs.forget(hsdir, self.now));
+                if let Some(hsdir) = self.any_hsdir() {
+                    self.hsdirs.forget(hsdir, self.now);
+                }
             }
             Fault::ServerAway => {
                 self.server.away = true;
@@ -107,17 +108,15 @@ impl World {
                 self.set_health(hsdir, Health::Answers);
             }
             Fault::ServerAway => self.server.away = false,
-            Fault::TorAway(index) => {
-                if self.publishers.get(index).is_some_and(|publisher| publisher.running && !publisher.tor) {
-                    self.turn(index, Message::Tor(true));
-                    self.show_consensus(index);
-                }
+            Fault::TorAway(index)
+                if self.publishers.get(index).is_some_and(|publisher| publisher.running && !publisher.tor) =>
+            {
+                self.turn(index, Message::Tor(true));
+                self.show_consensus(index);
             }
             Fault::ClockStep(index) => self.set_clock(index, 0),
-            Fault::PublisherKilled(index) => {
-                if self.publishers.get(index).is_some_and(|publisher| !publisher.running) {
-                    self.restart(index);
-                }
+            Fault::PublisherKilled(index) if self.publishers.get(index).is_some_and(|publisher| !publisher.running) => {
+                self.restart(index);
             }
             Fault::BackendStalled(index) if self.backends.get(index).is_some_and(|backend| backend.stalled) => {
                 self.start_backend(index);

@@ -104,7 +104,9 @@ fn report(args: &Args, results: BTreeMap<u64, Result<Figures>>) -> Result<()> {
         bail!("all simulations failed");
     }
     let lines = all.lines();
-    lines.iter().for_each(|line| println!("{line}"));
+    for line in &lines {
+        println!("{line}");
+    }
     if let Some(path) = &args.figures {
         std::fs::write(path, lines.join("\n") + "\n").with_context(|| format!("could not write {}", path.display()))?;
     }

@@ -163,7 +163,9 @@ impl World {
     pub(crate) fn show_consensus(&mut self, index: usize) {
         let Some(publisher) = self.publishers.get(index).filter(|publisher| publisher.tor) else { return };
         let view = self.relays.at(publisher.follower.hour).or(self.relays.newest()).cloned();
-        view.into_iter().for_each(|view| self.turn(index, Message::Consensus(view)));
+        if let Some(view) = view {
+            self.turn(index, Message::Consensus(view));
+        }
     }
 
     pub(crate) fn publisher_fetches(&mut self, index: usize) {

@@ -230,7 +230,7 @@ impl<'a> Scenario<'a> {
 
 /// Returns the relays of each layer.
 fn relays(vanguards: &Vanguards) -> Relays {
-    let name = |relay: &Vanguard| relay.identity.iter().map(|byte| format!("{byte:02X}")).collect();
+    let name = |relay: &Vanguard| data_encoding::HEXUPPER.encode(&relay.identity);
     Layer::ALL.map(|layer| vanguards.of(layer).iter().map(name).collect())
 }
 
