@@ -204,7 +204,8 @@ mod tests {
     #[test]
     fn the_crd_fits_into_the_annotation_of_kubectl_apply() {
         let size = serde_json::to_vec(&custom_resource_definition()).unwrap().len();
-        assert!(size < 64 * 1024, "{size} bytes");
+        // All annotations of an object together may have 256 KiB.
+        assert!(size < 128 * 1024, "{size} bytes");
     }
 
     #[test]

@@ -243,10 +243,7 @@ impl GuardKeeper {
             Err(_) => Err(Failure::passing(format!("the API server did not respond within {DEADLINE:?}"))),
         };
         match settled {
-            Ok(()) => {
-                self.complaint.settle();
-                self.problems.succeeded();
-            }
+            Ok(()) => self.complaint.settle(),
             Err(Failure { reason, is_lasting }) => {
                 self.stored = None;
                 let now = self.clock.now();
@@ -276,6 +273,7 @@ impl GuardKeeper {
             if merged != stored.sample {
                 stored = self.write(&stored, merged).await?;
             }
+            self.problems.succeeded();
             let guards = stored.sample.guards();
             let view = GuardView {
                 figures: GuardFigures { shared: guards.len(), preferred: self.reports.preferred(&own) },
