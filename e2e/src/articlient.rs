@@ -35,6 +35,10 @@ impl ArtiClient {
         let socks = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
         let file = dir.join("arti.toml");
         fs::write(&file, configuration(dir, &socks) + &network.arti_lines()?)?;
+        // The log of an earlier client of this name says that it has bootstrapped.
+        if processes.log(name).exists() {
+            fs::remove_file(processes.log(name))?;
+        }
         // Make arti exit when this process does, however that happens.
         let mut arti = Command::new("setpriv");
         arti.args(["--pdeathsig", "KILL", "--"]).arg(program().await?).arg("--config").arg(&file).arg("proxy");
