@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use onionbalance_e2e::descriptor::Descriptor;
 use onionbalance_e2e::torclient::TorClient;
 use onionbalance_e2e::wait::{Seen, until};
-use onionbalance_operator::control::Connector;
+use onionbalance_operator::control::{Connector, ControlError};
 use tokio::time::sleep;
 
 use crate::NETWORK;
@@ -95,11 +95,21 @@ async fn watch_changes(delegated: &mut DataPlane, online: &DataPlane) -> Result<
     regular.remove().await
 }
 
-/// Returns the descriptor that a client has accepted.
+/// Returns the descriptor that a client has accepted. If the client has dropped the descriptor
+/// because the time period has changed, another request makes the client fetch the next one.
 async fn held(client: &TorClient, plane: &DataPlane) -> Result<Sample> {
     let (control, _events) = Connector::unix(client.tor().control_socket()).connect().await?;
     let key = format!("hs/client/desc/id/{}", plane.onion().trim_end_matches(".onion"));
-    Ok(Sample { text: control.get_info(&key).await?, address: plane.onion().parse()? })
+    let address = plane.onion().parse()?;
+    until("the client holds a descriptor", Duration::from_secs(120), async || match control.get_info(&key).await {
+        Ok(text) => Ok(Seen::Yes(Sample { text, address })),
+        Err(error @ ControlError::Refused { code: 551, .. }) => {
+            client.fetch(plane.onion(), "dropped").await.context("the request in the new time period failed")?;
+            Ok(Seen::NotYet(error.to_string()))
+        }
+        Err(error) => Err(error.into()),
+    })
+    .await
 }
 
 /// Checks that the new descriptors of both services differ in no layer, apart from random parts,
