@@ -13,7 +13,7 @@
 //!   publisher could have taken over (decision 38).
 //! - A publisher does not lead while the service is suspended, or before it knows which clients are
 //!   authorized to discover the service.
-//! - A publisher that cannot publish leaves the Lease to one that can ([`Fitness`]).
+//! - A publisher that cannot publish leaves the Lease to one that can (`fitness`).
 
 mod counters;
 mod fitness;
