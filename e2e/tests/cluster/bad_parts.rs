@@ -1,6 +1,8 @@
 //! Checks that a bad part of a service harms nothing else: a target that does not exist, a lost
 //! key, and pods that no node takes. On this cluster, Kubernetes' own scheduler refuses the pods.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use futures::future::try_join_all;
 use onionbalance_e2e::torclient::TorClient;
@@ -11,6 +13,9 @@ use crate::scene::{PUBLISHED, SOON, Scene, scene};
 const SERVED: [&str; 3] = ["gap", "lost", "moved"];
 /// The service whose pods have never run.
 const MISFIT: &str = "misfit";
+
+/// The longest time until the pods of a suspended service have ended.
+const SUSPENDED: Duration = Duration::from_secs(120);
 
 const SITE: &str = "{port: 80, target: {service: {name: web, port: http}}}";
 /// A part of a pod template that no node satisfies.
@@ -99,7 +104,7 @@ async fn does_not_answer(scene: &Scene, client: &TorClient, name: &str) -> Resul
 /// The status must not say that the service is suspended while a pod is running.
 async fn stops(scene: &Scene, name: &str) -> Result<()> {
     scene
-        .wait(&format!("{name} is suspended"), SOON, async || {
+        .wait(&format!("{name} is suspended"), SUSPENDED, async || {
             let status = scene.service(name).status().await?;
             let suspended =
                 |kind| status.conditions.iter().any(|found| found.type_ == kind && found.reason == "Suspended");
