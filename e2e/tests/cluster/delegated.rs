@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use data_encoding::BASE64;
 use onionbalance_e2e::command::{command, output};
 use onionbalance_e2e::onionkey::{self, OnionKey};
@@ -148,8 +148,13 @@ pub async fn move_without_a_gap(scene: &Scene, vault: &Vault, web: &Service, sec
             error = first_failure(&newcomer, onion, true) => return Err(error.context(format!("moving to {secret}"))),
             error = first_failure(&regular, onion, false) => return Err(error.context(format!("moving to {secret}"))),
         }
-        let log = scene.run(&format!("logs -l {FRONTEND} -c publisher --tail=-1")).await?;
-        ensure!(!log.contains(REJECTED), "the counters must continue: {log}");
+        // kubectl cannot read the log of the old publisher while its pod is being removed.
+        let continues = async || match scene.run(&format!("logs -l {FRONTEND} -c publisher --tail=-1")).await {
+            Ok(log) if log.contains(REJECTED) => bail!("the counters must continue: {log}"),
+            Ok(_) => Ok(Ok(())),
+            Err(error) => Ok(Err(format!("{error:#}"))),
+        };
+        scene.wait("the counters continue", SOON, continues).await?;
         serves(&newcomer, onion, secret).await?;
     }
     ensure!(unmoved().await? == before, "a move must change neither the backends nor the token");
