@@ -11,7 +11,7 @@ use crate::world::World;
 /// The number of HSDirs that hold the descriptors of a service: eight in each of two periods.
 const HSDIRS: f64 = 16.0;
 
-/// How many visits there were, and how many succeeded.
+/// The numbers of all visits and of those that succeeded.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Visits {
     /// The number of all visits.
@@ -109,6 +109,7 @@ impl Figures {
             ("simulated_rounds_per_period_day", self.rounds.len() as f64 / 2.0 / days),
             ("simulated_faults", self.faults as f64),
             ("simulated_takeovers", self.leads as f64),
+            ("simulated_foreign_reports", self.foreign as f64),
         ];
         figures.iter().map(|(name, value)| format!("figure {name} {}", shortest(*value))).collect()
     }

@@ -14,7 +14,7 @@ use crate::world::{Event, World};
 /// The time for which an HSDir keeps a descriptor.
 const LIFETIME: Duration = Duration::from_secs(3 * 3600);
 
-/// How an HSDir treats uploads.
+/// The way in which an HSDir treats uploads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Health {
     /// The HSDir answers.

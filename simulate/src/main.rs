@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use clap::Parser;
+use clap::{Parser, value_parser};
 use onionbalance_simulate::time::DAY;
 use onionbalance_simulate::{Figures, Plan, World};
 
@@ -18,19 +18,19 @@ const SUCCESS: f64 = 99.99;
 #[derive(Debug, Parser)]
 struct Args {
     /// The number of days.
-    #[arg(long, default_value_t = 90)]
+    #[arg(long, default_value_t = 90, value_parser = value_parser!(u32).range(1..))]
     days: u32,
     /// The number of simulations, each with its own seed.
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 10, value_parser = value_parser!(u64).range(1..))]
     seeds: u64,
     /// The first seed. To replay a failure, give its seed and `--seeds 1`.
     #[arg(long, default_value_t = 0)]
     first_seed: u64,
     /// The number of backends.
-    #[arg(long, default_value_t = 60)]
-    backends: usize,
+    #[arg(long, default_value_t = 60, value_parser = value_parser!(u16).range(1..))]
+    backends: u16,
     /// The average number of visits by clients per hour.
-    #[arg(long, default_value_t = 120)]
+    #[arg(long, default_value_t = 120, value_parser = value_parser!(u32).range(1..))]
     visits: u32,
     /// The number of simulations at a time. By default, one for each processor.
     #[arg(long)]
@@ -68,7 +68,7 @@ fn main() -> Result<()> {
 
 /// Runs one simulation, and reports its progress.
 fn simulate(args: &Args, seed: u64) -> Result<Figures> {
-    let plan = Plan { seed, backends: args.backends, visits_per_hour: args.visits, ..Plan::default() };
+    let plan = Plan { seed, backends: args.backends.into(), visits_per_hour: args.visits, ..Plan::default() };
     let mut world = World::new(plan)?;
     for day in 1..=args.days {
         world.run_until(DAY * day)?;

@@ -393,7 +393,7 @@ impl Publisher {
     }
 }
 
-/// What tests look at.
+/// Methods with which tests look at the world.
 impl World {
     /// Returns the number of rounds whose counter rose because HSDirs rejected the one before.
     pub fn counter_rises(&self) -> u64 {

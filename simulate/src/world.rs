@@ -23,7 +23,7 @@ use crate::server::Server;
 use crate::stock::Stock;
 use crate::time::{HOUR, MINUTE, START};
 
-/// What a simulation consists of. The same plan always has the same course.
+/// The settings of a simulation. The same plan always has the same course.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// The seed of all random values.

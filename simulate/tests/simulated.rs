@@ -17,6 +17,7 @@ fn a_week_with_faults_keeps_the_invariants() -> anyhow::Result<()> {
     let figures = &world.figures;
     assert!(figures.fresh.all > 10_000 && figures.faults > 100, "{:?} {}", figures.fresh, figures.faults);
     assert!(figures.success_percent() >= 99.99, "{:?} {:?}", figures.fresh, figures.failures);
+    assert_eq!(figures.foreign, 0, "nobody else has the key");
     // The first day does not count, because the publishers start then.
     let most = |days: std::ops::Range<usize>| figures.entries[days].iter().max().copied().unwrap_or_default();
     assert!(most(4..7) <= most(1..4) + most(1..4) / 5, "the engines' memory grows: {:?}", figures.entries);

@@ -148,7 +148,7 @@ struct Router {
 #[derive(Default)]
 struct Flags {
     hsdir: bool,
-    /// Whether the relay is a guard and whether it is an exit. None if it cannot be a vanguard.
+    /// The flags Guard and Exit of a relay that can be a vanguard. None for any other relay.
     vanguard: Option<(bool, bool)>,
 }
 

@@ -1,6 +1,7 @@
 //! The `OnionBalancedService` custom resource: its types, the names of owned objects, and
 //! validation. This layer does no IO.
 
+mod anonymity;
 mod circuit_limits;
 pub mod clients;
 mod guards;
@@ -20,6 +21,7 @@ mod tests;
 pub mod torrc;
 pub mod validate;
 
+pub use anonymity::{Anonymity, GuardMode, VanguardMode};
 pub use circuit_limits::CircuitLimits;
 pub use guards::{GuardsProblem, GuardsProblemKind, GuardsStatus};
 pub use probe::{AddressProbe, HttpProbe, ProbeResult, ProbeStatus};

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::torrc::Place;
-use super::{AddressProbe, CircuitLimits, OnionBalancedServiceStatus, rules, schema};
+use super::{AddressProbe, Anonymity, CircuitLimits, OnionBalancedServiceStatus, rules, schema};
 
 /// The desired state of an onion service: its ports, its key, its backends and its publisher.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -274,47 +274,6 @@ pub enum DeletionPolicy {
     Retain,
     /// Deletes the Secret, so the address is lost permanently.
     Delete,
-}
-
-/// Controls how the pods of the service enter the Tor network.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Anonymity {
-    /// Controls whether all pods use the same entry guards. With `Shared`, a new pod uses the
-    /// guards of the pods before it, so that a rollout does not bring the service closer to a
-    /// malicious guard. The guards are kept in the Secret `<name>-guards`. With `PerPod`, each pod
-    /// chooses its own guards. Guards are never shared if a torrc line sets `UseBridges`,
-    /// `UseEntryGuards` or `EntryNodes`. A change replaces the pods.
-    pub guards: GuardMode,
-    /// Controls which relays follow the guard in the circuits of the pods. With `Lite`, each tor
-    /// chooses its own second relays, anew at each start, and any third relays. With `Full`, all
-    /// pods use the same four relays at the second and the same six at the third hop. The publisher
-    /// chooses them, keeps them in the Secret `<name>-guards`, and replaces each one after 30 to 60
-    /// days (second hop) or 1 to 48 hours (third hop). `Full` makes it much harder to find the
-    /// guard of a service that exists for months, but the circuits are longer and slower. No torrc
-    /// line may set `HSLayer2Nodes`, `HSLayer3Nodes` or `ExcludeNodes` with `Full`. A change
-    /// replaces the pods.
-    pub vanguards: VanguardMode,
-}
-
-/// Controls which relays follow the guard in the circuits of the pods.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum VanguardMode {
-    /// Each tor chooses its own second relays (vanguards-lite).
-    #[default]
-    Lite,
-    /// All pods share the second and the third relays (full vanguards).
-    Full,
-}
-
-/// Controls whether the pods of a service share their entry guards.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum GuardMode {
-    /// All pods use the same guards.
-    #[default]
-    Shared,
-    /// Each pod chooses its own guards.
-    PerPod,
 }
 
 /// The settings of the backends that run in this cluster.

@@ -12,11 +12,8 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use hyper::StatusCode;
-use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
-use kube::api::{Patch, PatchParams};
-use serde_json::{Map, Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
@@ -24,13 +21,14 @@ use self::problem::Problems;
 use self::shared::SharedGuards;
 use super::clock::{self, Clock};
 use super::guard_view::GuardView;
+use super::guards_secret;
 use super::master_key;
 use super::metrics::GuardFigures;
 use super::pods::Pods;
 use super::status::Facts;
 use crate::common::complaint::{Complaint, cause};
 use crate::common::tor_state;
-use crate::crd::{PUBLISHER_MANAGER, names};
+use crate::crd::names;
 use crate::link::{AgentToken, GuardReport, GuardSample, MAC_ENTRY, SAMPLE_ENTRY, guards_of_data, guards_to_data};
 use crate::merge::BackendId;
 
@@ -158,10 +156,10 @@ impl Failure {
     }
 
     fn of(error: &kube::Error) -> Self {
-        const PASSING: [u16; 2] = [StatusCode::CONFLICT.as_u16(), StatusCode::TOO_MANY_REQUESTS.as_u16()];
+        const PASSING: u16 = StatusCode::TOO_MANY_REQUESTS.as_u16();
         let is_lasting = matches!(
             error,
-            kube::Error::Api(status) if (400..500).contains(&status.code) && !PASSING.contains(&status.code)
+            kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != PASSING
         );
         Self { reason: cause(error), is_lasting }
     }
@@ -271,7 +269,10 @@ impl GuardKeeper {
             let pods = self.pods.borrow().clone();
             let merged = self.reports.merged(base, &own, &pods, now);
             if merged != stored.sample {
-                stored = self.write(&stored, merged).await?;
+                // The task that keeps the vanguards writes the same Secret. The next turn reads the
+                // Secret again.
+                let Some(written) = self.write(&stored, merged).await? else { return Ok(()) };
+                stored = written;
             }
             self.problems.succeeded();
             let guards = stored.sample.guards();
@@ -325,21 +326,17 @@ impl GuardKeeper {
         Ok(self.stored_now(secret.metadata.resource_version, sample))
     }
 
-    /// Writes the merged guards, unless the Secret has been changed in the meantime.
-    async fn write(&self, stored: &Stored, merged: GuardSample) -> Result<Stored, Failure> {
-        let entries = guards_to_data(&merged, &self.token).into_iter();
-        let data: Map<String, Value> =
-            entries.map(|(name, text)| (name.to_owned(), json!(ByteString(text.into_bytes())))).collect();
-        let patch = Patch::Merge(json!({"metadata": {"resourceVersion": stored.resource_version}, "data": data}));
-        let parameters = PatchParams { field_manager: Some(PUBLISHER_MANAGER.to_owned()), ..PatchParams::default() };
-        let written = self.secrets.patch(&self.secret, &parameters, &patch).await;
-        let written = written.map_err(|error| Failure::of(&error))?;
+    /// Writes the merged guards. Returns None if the Secret has been changed in the meantime.
+    async fn write(&self, stored: &Stored, merged: GuardSample) -> Result<Option<Stored>, Failure> {
+        let (entries, version) = (guards_to_data(&merged, &self.token), stored.resource_version.as_deref());
+        let written = guards_secret::write(&self.secrets, &self.secret, version, entries).await;
+        let Some(written) = written.map_err(|error| Failure::of(&error))? else { return Ok(None) };
         tracing::info!(
             count = merged.guards().len(),
             before = stored.sample.guards().len(),
             "stored the shared guards"
         );
-        Ok(self.stored_now(written.metadata.resource_version, merged))
+        Ok(Some(self.stored_now(written.metadata.resource_version, merged)))
     }
 
     fn stored_now(&self, resource_version: Option<String>, sample: GuardSample) -> Stored {

@@ -23,6 +23,7 @@ mod check;
 mod circuits;
 mod clock;
 mod cluster;
+// Public, because the simulation of months drives the leadership, too.
 pub mod conduct;
 mod directory;
 mod driver;
@@ -30,6 +31,7 @@ mod external;
 mod fixed;
 mod guard_view;
 mod guards;
+mod guards_secret;
 mod http;
 mod kits;
 mod lease;

@@ -6,25 +6,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
-use kube::api::{Patch, PatchParams};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
-use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::agents::AgentOrders;
 use super::clock::{self, Clock};
+use super::guards_secret;
 use super::metrics::VanguardFigures;
 use super::tor::WantedVanguards;
 use super::vanguard_stage::{AgentVanguards, Offer, Stage, VanguardBoard};
 use crate::common::complaint::{Complaint, cause};
 use crate::common::tor_state;
 use crate::consensus::Network;
-use crate::crd::{PUBLISHER_MANAGER, names};
+use crate::crd::names;
 use crate::link::{
     AgentToken, Candidate, Layer, VANGUARDS_ENTRY, VANGUARDS_MAC_ENTRY, Vanguards, vanguards_of_data, vanguards_to_data,
 };
@@ -38,9 +36,6 @@ const KNOWN: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_secs(5);
 /// The maximum time that the API server may take to respond.
 const DEADLINE: Duration = Duration::from_secs(10);
-
-/// The status of a response to a change of an object that somebody else has changed.
-const CONFLICT: u16 = 409;
 
 /// The place where the vanguards are kept.
 #[derive(Clone)]
@@ -285,17 +280,9 @@ impl VanguardKeeper {
 
     /// Writes the vanguards. Returns None if the Secret has been changed in the meantime.
     async fn write(&mut self, stored: &Stored, vanguards: Vanguards) -> Result<Option<Stored>, String> {
-        let entries = vanguards_to_data(&vanguards, &self.store.token).into_iter();
-        let data: Map<String, Value> =
-            entries.map(|(name, text)| (name.to_owned(), json!(ByteString(text.into_bytes())))).collect();
-        let patch = Patch::Merge(json!({"metadata": {"resourceVersion": stored.resource_version}, "data": data}));
-        let parameters = PatchParams { field_manager: Some(PUBLISHER_MANAGER.to_owned()), ..PatchParams::default() };
-        let written = self.store.secrets.patch(&self.store.secret, &parameters, &patch).await;
-        let written = match written {
-            Ok(written) => written,
-            Err(kube::Error::Api(status)) if status.code == CONFLICT => return Ok(None),
-            Err(error) => return Err(cause(&error)),
-        };
+        let (entries, version) = (vanguards_to_data(&vanguards, &self.store.token), stored.resource_version.as_deref());
+        let written = guards_secret::write(&self.store.secrets, &self.store.secret, version, entries).await;
+        let Some(written) = written.map_err(|error| cause(&error))? else { return Ok(None) };
         let replaced = Layer::ALL.map(|layer| replaced(&self.last, &vanguards, layer));
         self.figures.send_modify(|figures| {
             figures.replaced.iter_mut().zip(replaced).for_each(|(count, more)| *count += more);

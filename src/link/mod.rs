@@ -21,6 +21,7 @@ mod guards;
 mod health;
 mod message;
 pub mod paths;
+mod sealed;
 mod targets;
 mod token;
 mod vanguards;

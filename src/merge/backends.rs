@@ -168,7 +168,7 @@ impl Backends {
         }
         let points = keys(content, limit);
         let most = self.most.entry(id.clone()).or_default();
-        let is_usual = points.len() <= *most;
+        let is_refill = points.len() <= *most;
         *most = points.len().max(*most);
         match self.contents.insert(id, Arc::clone(content)) {
             None => BackendChange::More,
@@ -178,7 +178,7 @@ impl Backends {
                 let more = points.difference(&old).count();
                 if !old.is_subset(&points) {
                     BackendChange::PointsGone
-                } else if more > 0 && is_usual {
+                } else if more > 0 && is_refill {
                     BackendChange::PointsBack(more)
                 } else {
                     BackendChange::More

@@ -16,6 +16,7 @@ mod schedule;
 pub mod scribe;
 mod selection;
 mod subsets;
+mod turns;
 mod upload;
 mod watch;
 

@@ -45,7 +45,7 @@ async fn scenario(plane: &mut DataPlane) -> Result<()> {
 }
 
 #[tokio::test]
-#[ignore = "takes about 40 minutes"]
+#[ignore = "takes about 30 minutes"]
 async fn a_delegated_service_looks_like_an_online_one_in_each_time_period() -> Result<()> {
     let _network = NETWORK.lock().await;
     let mut delegated = DataPlane::start(1).await?;

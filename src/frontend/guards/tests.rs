@@ -5,7 +5,8 @@ use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
 use data_encoding::HEXUPPER;
-use serde_json::Value;
+use k8s_openapi::ByteString;
+use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::crd::GuardsProblemKind;

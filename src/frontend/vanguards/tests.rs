@@ -7,7 +7,9 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
+use k8s_openapi::ByteString;
 use onionbalance_testnet::Plan;
+use serde_json::{Value, json};
 use tokio::time::advance;
 
 use super::*;

@@ -1,8 +1,7 @@
 //! The content of the Secret with the shared sample of guards.
 
-use std::str;
-
 use super::sample::{GuardError, GuardSample};
+use crate::link::sealed::authentic;
 use crate::link::token::{AgentToken, LinkError};
 
 /// The Secret's entry with the lines of the sample.
@@ -37,13 +36,9 @@ pub fn guards_of_data(
     mac: Option<&[u8]>,
     token: &AgentToken,
 ) -> Result<GuardSample, GuardsSecretError> {
-    let Some(lines) = sample else {
-        return if mac.is_none() { Ok(GuardSample::default()) } else { Err(GuardsSecretError::NotAuthentic) };
-    };
-    let lines = str::from_utf8(lines).map_err(|_| GuardsSecretError::NotAuthentic)?;
-    let mac = mac.and_then(|mac| str::from_utf8(mac).ok());
-    AgentToken::verify(&token.guards_mac(lines), mac).map_err(|_: LinkError| GuardsSecretError::NotAuthentic)?;
-    Ok(GuardSample::parse(lines)?)
+    let found = authentic(sample, mac, |lines| token.guards_mac(lines));
+    let found = found.map_err(|_: LinkError| GuardsSecretError::NotAuthentic)?;
+    Ok(found.map(GuardSample::parse).transpose()?.unwrap_or_default())
 }
 
 #[cfg(test)]

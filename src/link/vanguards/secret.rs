@@ -1,8 +1,7 @@
 //! The vanguards in the Secret of the service's guards.
 
-use std::str;
-
 use super::sets::{Vanguards, VanguardsError};
+use crate::link::sealed::authentic;
 use crate::link::token::{AgentToken, LinkError};
 
 /// The Secret's entry with the vanguards.
@@ -37,13 +36,9 @@ pub fn vanguards_of_data(
     mac: Option<&[u8]>,
     token: &AgentToken,
 ) -> Result<Vanguards, VanguardsSecretError> {
-    let Some(text) = vanguards else {
-        return if mac.is_none() { Ok(Vanguards::default()) } else { Err(VanguardsSecretError::NotAuthentic) };
-    };
-    let text = str::from_utf8(text).map_err(|_| VanguardsSecretError::NotAuthentic)?;
-    let mac = mac.and_then(|mac| str::from_utf8(mac).ok());
-    AgentToken::verify(&token.vanguards_mac(text), mac).map_err(|_: LinkError| VanguardsSecretError::NotAuthentic)?;
-    Ok(Vanguards::parse(text)?)
+    let found = authentic(vanguards, mac, |text| token.vanguards_mac(text));
+    let found = found.map_err(|_: LinkError| VanguardsSecretError::NotAuthentic)?;
+    Ok(found.map(Vanguards::parse).transpose()?.unwrap_or_default())
 }
 
 #[cfg(test)]

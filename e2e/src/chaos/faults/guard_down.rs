@@ -121,7 +121,7 @@ fn next(tors: &[Hops]) -> Option<&String> {
     tors.iter().all(|tor| tor.connected.contains(next)).then_some(next)
 }
 
-/// What the tors of both services have done since the fault.
+/// The reactions of both services' tors since the fault.
 struct Watch<'a> {
     stage: &'a Stage,
     at: Instant,
