@@ -62,9 +62,17 @@ impl Control {
     /// Waits for an event whose line begins with these words (control-spec, section 4.1). A
     /// connection that waits for events must not send commands after `SETEVENTS`.
     pub async fn event(&mut self, words: &str) -> Result<()> {
-        let start = format!("650 {words}");
-        while !self.line().await?.starts_with(&start) {}
+        while !self.next_event().await?.starts_with(words) {}
         Ok(())
+    }
+
+    /// Waits for the next event and returns its first line without the status code.
+    pub async fn next_event(&mut self) -> Result<String> {
+        loop {
+            if let Some(event) = self.line().await?.strip_prefix("650 ") {
+                return Ok(event.to_owned());
+            }
+        }
     }
 
     async fn line(&mut self) -> Result<String> {

@@ -1,4 +1,5 @@
-//! Decrypts and checks the backends' descriptors, which come from agents or from HSDirs.
+//! Checks descriptors: those of the backends, which come from agents or from HSDirs, and those of
+//! the service itself that HSDirs hold.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,9 +8,9 @@ use std::time::{Duration, SystemTime};
 use crate::consensus::Network;
 use crate::merge::FetchedDescriptor;
 use crate::onion::descriptor::DescriptorError;
-use crate::onion::{OnionAddress, TimePeriod, UncheckedDescriptor};
+use crate::onion::{BlindedPublicKey, OnionAddress, TimePeriod, UncheckedDescriptor};
 
-/// The reason why a backend's descriptor is rejected.
+/// The reason why a descriptor is rejected.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DescriptorRefused {
     #[error("the agent sent no descriptor, although its introduction points changed")]
@@ -31,9 +32,7 @@ pub(super) fn open(
     now: SystemTime,
 ) -> Result<FetchedDescriptor, DescriptorRefused> {
     let descriptor = UncheckedDescriptor::parse(text)?;
-    let claimed = descriptor.blinded_key();
-    let keys = periods(network).into_iter().map(|period| (period, address.blind(period)));
-    let (period, blinded) = keys.into_iter().find(|(_, key)| *key == claimed).ok_or(DescriptorRefused::Period)?;
+    let (period, blinded) = period(&descriptor, address, network)?;
     let descriptor = descriptor.check(address, &blinded, now)?;
     Ok(FetchedDescriptor {
         period,
@@ -41,6 +40,30 @@ pub(super) fn open(
         lifetime: Duration::from_secs(u64::from(descriptor.lifetime_minutes) * 60),
         content: Arc::new(descriptor.content),
     })
+}
+
+/// Checks the signatures of a descriptor of this service, and returns its time period and revision
+/// counter. The service may restrict discovery to clients.
+pub(super) fn counter(
+    text: &str,
+    address: &OnionAddress,
+    network: &Network,
+    now: SystemTime,
+) -> Result<(TimePeriod, u64), DescriptorRefused> {
+    let descriptor = UncheckedDescriptor::parse(text)?;
+    let (period, blinded) = period(&descriptor, address, network)?;
+    Ok((period, descriptor.signed_counter(&blinded, now)?))
+}
+
+/// Finds the time period by the blinded key that the descriptor claims to be signed with.
+fn period(
+    descriptor: &UncheckedDescriptor,
+    address: &OnionAddress,
+    network: &Network,
+) -> Result<(TimePeriod, BlindedPublicKey), DescriptorRefused> {
+    let claimed = descriptor.blinded_key();
+    let keys = periods(network).into_iter().map(|period| (period, address.blind(period)));
+    keys.into_iter().find(|(_, key)| *key == claimed).ok_or(DescriptorRefused::Period)
 }
 
 /// Returns the time periods for which a backend may have signed a descriptor, allowing for the

@@ -101,8 +101,8 @@ impl Driver {
     /// publishers with the same key by it.
     fn compare(&mut self, hsdir: Fingerprint, result: Result<Arc<str>, FetchError>, now: Now) {
         let (Ok(text), Some(network)) = (result, &self.network) else { return };
-        match check::open(&text, &self.engine.address(), network, now.wall) {
-            Ok(found) => self.engine.handle(Input::Found(found.period, found.revision_counter), now),
+        match check::counter(&text, &self.engine.address(), network, now.wall) {
+            Ok((period, counter)) => self.engine.handle(Input::Found(period, counter), now),
             Err(error) => {
                 tracing::info!(%hsdir, reason = error.to_string(), "an HSDir holds no valid descriptor of ours");
             }

@@ -151,6 +151,8 @@ impl Publisher {
             self.driver.handle(input, self.clock.now());
         }
         self.announce_expected();
+        let ending = self.backends.terminating().cloned().collect();
+        self.driver.handle(Input::Ending(ending), self.clock.now());
     }
 
     /// Tells the engine which backends should soon be usable.

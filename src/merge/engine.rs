@@ -1,6 +1,6 @@
 //! The merge engine, which turns the inputs of one onion service into descriptor uploads.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -20,7 +20,7 @@ use super::upload::HsdirUploads;
 use super::watch::Watch;
 use super::{BackendId, Distinct, Input, Now, Output, PeriodStatus, Status};
 use crate::consensus::{Fingerprint, Network};
-use crate::onion::{Discovery, OnionAddress, ServiceKey, TimePeriod};
+use crate::onion::{Discovery, OnionAddress, ServiceContent, ServiceKey, TimePeriod};
 
 /// The time that the engine waits for further changes after the loss of a backend. A scale-down
 /// removes several backends at once, in separate events.
@@ -60,6 +60,8 @@ pub struct MergeEngine {
     used: Option<TimePeriod>,
     uploads: HsdirUploads,
     watch: Watch,
+    /// The backends that wait until they are withdrawn.
+    ending: BTreeSet<BackendId>,
     /// The number of rounds whose revision counter rose because of rejections.
     counter_rises: u64,
     outputs: VecDeque<Output>,
@@ -89,6 +91,7 @@ impl MergeEngine {
             used: None,
             uploads: HsdirUploads::default(),
             watch: Watch::default(),
+            ending: BTreeSet::new(),
             counter_rises: 0,
             outputs: VecDeque::new(),
         }
@@ -117,22 +120,13 @@ impl MergeEngine {
         self.now = now;
         match input {
             Input::Network(network) => self.set_network(&network),
-            Input::Backend(id, content) => {
-                let first = self.backends.is_empty();
-                let change = self.backends.set(id, &content);
-                self.backends_changed(change);
-                if first {
-                    // The other backends usually follow within moments, so a pending request waits
-                    // for them too.
-                    let at = now.elapsed.saturating_add(DEBOUNCE);
-                    self.periods.iter_mut().for_each(|period| period.schedule.put_off(at));
-                }
-            }
+            Input::Backend(id, content) => self.set_backend(id, &content),
             Input::BackendLost(id) => {
                 let change = self.backends.remove(&id);
                 self.backends_changed(change);
             }
             Input::Expected(backends) => self.patience.set_expected(backends),
+            Input::Ending(backends) => self.set_ending(backends),
             Input::Limits(limits) => {
                 let change = self.backends.set_limits(limits);
                 self.backends_changed(change);
@@ -150,8 +144,9 @@ impl MergeEngine {
                 self.uploads.fate(&hsdir, &result, now.elapsed, &mut self.rng);
             }
             Input::TorRestarted => {
+                let unanswered = self.uploads.unanswered();
                 self.uploads.lose_sight();
-                self.request_all(Request { at: now.elapsed, urgent: true, forced: true });
+                self.begin(&unanswered);
             }
             Input::Tick => {}
         }
@@ -264,10 +259,10 @@ impl MergeEngine {
             if new_hsdirs && self.leading {
                 // The new descriptor is sent to all HSDirs. If two descriptors had equal counters,
                 // a client could not tell which one is newer.
-                let at_once = nothing_published || period.service.period == used;
+                let at_once = period.service.period == used || !self.ending.is_empty();
                 let lag = if at_once { Duration::ZERO } else { pace::lag(period.service.period, &mut self.rng) };
                 let at = self.now.elapsed.saturating_add(lag);
-                period.schedule.request(Request { at, urgent: nothing_published, forced: true });
+                period.schedule.request(Request { at, urgent: nothing_published && at_once, forced: true });
             }
             self.periods.push(period);
         }
@@ -277,6 +272,33 @@ impl MergeEngine {
         if let Some(current) = self.periods.first().map(|period| period.service.period.number) {
             self.floors.retain(|period, _| period.number.saturating_add(1) >= current);
             self.watch.retain_from(current);
+        }
+    }
+
+    fn set_backend(&mut self, id: BackendId, content: &Arc<ServiceContent>) {
+        let first = self.backends.is_empty();
+        let change = self.backends.set(id, content);
+        self.backends_changed(change);
+        if first {
+            // The other backends usually follow within moments, so a pending request waits for them
+            // too.
+            let at = self.now.elapsed.saturating_add(DEBOUNCE);
+            for period in &mut self.periods {
+                let name = period.service.period;
+                let follows = period.round.is_none() && self.used != Some(name);
+                let lag = if follows { pace::lag(name, &mut self.rng) } else { Duration::ZERO };
+                period.schedule.put_off(at.saturating_add(lag));
+            }
+        }
+    }
+
+    /// Withdraws the backends that are about to end, if an earlier publisher may have published
+    /// them. Backends of this publisher have been lost by now, so that they are withdrawn anyway.
+    fn set_ending(&mut self, backends: BTreeSet<BackendId>) {
+        let before = std::mem::replace(&mut self.ending, backends);
+        let unpublished = self.periods.iter().any(|period| period.round.is_none());
+        if unpublished && !self.ending.is_subset(&before) {
+            self.request_all(Request { at: self.now.elapsed, urgent: true, forced: false });
         }
     }
 
@@ -294,9 +316,10 @@ impl MergeEngine {
     }
 
     fn set_discovery(&mut self, discovery: Arc<Discovery>) {
-        if self.discovery.as_ref() != Some(&discovery) {
-            self.discovery = Some(discovery);
-            self.request_all(Request { at: self.now.elapsed, urgent: true, forced: true });
+        match self.discovery.replace(Arc::clone(&discovery)) {
+            None => self.begin(&BTreeSet::new()),
+            Some(before) if before == discovery => {}
+            Some(_) => self.request_all(Request { at: self.now.elapsed, urgent: true, forced: true }),
         }
     }
 
@@ -314,7 +337,7 @@ impl MergeEngine {
         }
         self.leading = leading;
         if leading {
-            self.request_all(Request { at: self.now.elapsed, urgent: true, forced: true });
+            self.begin(&BTreeSet::new());
         } else {
             self.outputs.clear();
             self.uploads.stop();
@@ -342,17 +365,32 @@ impl MergeEngine {
             return;
         }
         let live = self.backends.live();
-        let published = self.periods.iter().any(|period| period.round.is_some());
         for period in &mut self.periods {
             let name = period.service.period;
             let used = self.used == Some(name);
-            // A period that has just begun has no descriptor yet, and clients do not miss it.
-            let is_new = published && !used && period.round.is_none();
+            // Clients do not miss the descriptor of a period that they do not use yet.
+            let is_new = !used && period.round.is_none();
             let (loss, all) = period.loss(&live);
             let loss = if is_new { Loss::Few } else { loss };
             let change = change.among(all);
             let request = pace::request(change, loss, name, used, self.now.elapsed, &mut self.rng);
             period.schedule.request(request);
+        }
+    }
+
+    /// Publishes everything again: at once in the period that clients use, in those of
+    /// `unanswered`, and while a backend waits until it is withdrawn. Other periods follow minutes
+    /// later, so that HSDirs cannot link them.
+    fn begin(&mut self, unanswered: &BTreeSet<TimePeriod>) {
+        if !self.leading {
+            return;
+        }
+        for period in &mut self.periods {
+            let name = period.service.period;
+            let at_once = self.used == Some(name) || unanswered.contains(&name) || !self.ending.is_empty();
+            let lag = if at_once { Duration::ZERO } else { pace::lag(name, &mut self.rng) };
+            let at = self.now.elapsed.saturating_add(lag);
+            period.schedule.request(Request { at, urgent: at_once, forced: true });
         }
     }
 
@@ -432,10 +470,9 @@ impl MergeEngine {
         }
     }
 
-    /// Asks for a look at the descriptor that an HSDir holds, from time to time. If discovery is
-    /// restricted, only clients could read it.
+    /// Asks for a look at the descriptor that an HSDir holds, from time to time.
     fn look(&mut self) {
-        if !self.watch.is_due(self.now.elapsed, &mut self.rng) || self.discovery.as_deref() != Some(&Discovery::Open) {
+        if !self.watch.is_due(self.now.elapsed, &mut self.rng) {
             return;
         }
         let used = self.periods.iter().find(|period| self.used == Some(period.service.period));

@@ -179,7 +179,8 @@ impl HsdirUploads {
         for fingerprint in hsdirs {
             let hsdir = self.hsdirs.entry(*fingerprint).or_default();
             let overdue = hsdir.in_flight.as_ref().is_some_and(|upload| upload.overdue);
-            let job = hsdir.jobs.entry(period).or_default();
+            let silence = hsdir.silence();
+            let job = hsdir.jobs.entry(period).or_insert_with(|| silence.unwrap_or_default());
             job.newest = counter;
             job.may_have_arrived = false;
             if std::mem::take(&mut job.rejected) {
@@ -195,6 +196,12 @@ impl HsdirUploads {
                 job.failed = counter;
             }
         }
+    }
+
+    /// Returns the time periods in which an HSDir has yet to answer for the first time.
+    pub(super) fn unanswered(&self) -> BTreeSet<TimePeriod> {
+        let jobs = self.hsdirs.values().flat_map(|hsdir| &hsdir.jobs);
+        jobs.filter(|(_, job)| job.is_open() && job.failed < job.newest).map(|(period, _)| *period).collect()
     }
 
     /// Forgets the HSDirs that are no longer responsible in the period.
@@ -351,6 +358,15 @@ impl Hsdir {
     fn next(&self) -> Option<(Duration, TimePeriod)> {
         let open = self.jobs.iter().filter(|(_, job)| self.in_flight.is_none() && job.is_open());
         open.map(|(period, job)| (job.not_before, *period)).min()
+    }
+
+    /// Returns the state with which another time period begins if the HSDir does not answer. A
+    /// rejection is no silence, and concerns one time period only.
+    fn silence(&self) -> Option<Job> {
+        let silent = |job: &&Job| job.is_open() && job.round.is_some() && !job.rejected;
+        let job = self.jobs.values().find(silent)?;
+        let Job { not_before, failures, failing_since, round, rests, .. } = *job;
+        Some(Job { not_before, failures, failing_since, round, rests, ..Job::default() })
     }
 
     fn accept(&mut self, name: DescriptorName, now: Duration) {

@@ -1,12 +1,13 @@
 //! The relays through which tors enter the network, as their control ports report them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use futures::future::join_all;
 use onionbalance_operator::link::paths::{CONTROL_COOKIE, CONTROL_SOCKET};
+use rustix::process::Pid;
 use tokio::time::timeout;
 
 use super::pods::{PodProgram, all_processes};
@@ -65,13 +66,17 @@ pub async fn of_pods(uids: &BTreeSet<String>) -> Result<BTreeMap<String, Hops>> 
     let asked = all_processes(PodProgram::Tor)?.into_iter().filter_map(|(process, cgroup)| {
         let uid = uids.iter().find(|uid| cgroup.contains(*uid))?.clone();
         Some(async move {
-            let root = format!("/proc/{}/root", process.as_raw_nonzero());
-            let path = |inside: &str| format!("{root}{inside}");
-            let hops = Hops::of(path(CONTROL_SOCKET).as_ref(), path(CONTROL_COOKIE).as_ref()).await;
-            Some((uid, hops.ok()?))
+            let (socket, cookie) = control_of(process);
+            Some((uid, Hops::of(&socket, &cookie).await.ok()?))
         })
     });
     Ok(join_all(asked).await.into_iter().flatten().collect())
+}
+
+/// Returns the control socket and the cookie of a tor that runs in a pod, as paths of this machine.
+pub fn control_of(process: Pid) -> (PathBuf, PathBuf) {
+    let path = |inside: &str| PathBuf::from(format!("/proc/{}/root{inside}", process.as_raw_nonzero()));
+    (path(CONTROL_SOCKET), path(CONTROL_COOKIE))
 }
 
 #[cfg(test)]

@@ -21,6 +21,8 @@ pub enum Bound {
     /// At most as many as the plain onion service had in the same run, plus this percentage, as for
     /// [`Self::Share`]. Only for faults that break the Tor network itself, which both services use.
     AbovePlain(f64),
+    /// At most this multiple of what the plain onion service had in the same run.
+    TimesPlain(f64),
 }
 
 /// A limit that a figure of a run must meet.
@@ -45,14 +47,14 @@ impl Limit {
         let full = Effort::FULL.requests as f64;
         let allowed = |percent: f64| value("requests").map(|requests| requests.max(full) * percent / 100.0);
         let holds = |value: f64| {
+            let plain = || Some(results.get(&format!("plain_{}", self.what))?.value);
             Some(match self.bound {
                 Bound::AtMost(most) => value <= most,
                 Bound::Below(bound) => value < bound,
                 Bound::AtLeast(least) => value >= least,
                 Bound::Share(percent) => value <= allowed(percent)?,
-                Bound::AbovePlain(percent) => {
-                    value <= results.get(&format!("plain_{}", self.what))?.value + allowed(percent)?
-                }
+                Bound::AbovePlain(percent) => value <= plain()? + allowed(percent)?,
+                Bound::TimesPlain(factor) => value <= plain()? * factor,
             })
         };
         value(self.what).and_then(holds).unwrap_or(false)
@@ -68,6 +70,7 @@ impl fmt::Display for Bound {
             Self::AtLeast(least) => write!(f, "at least {least}"),
             Self::Share(percent) => write!(f, "at most {percent}%"),
             Self::AbovePlain(percent) => write!(f, "at most plain + {percent}%"),
+            Self::TimesPlain(factor) => write!(f, "at most {factor} × plain"),
         }
     }
 }
@@ -133,6 +136,12 @@ mod tests {
     fn a_relative_limit_is_the_plain_services_count_and_a_share_of_the_requests() {
         assert!(holds(Bound::AbovePlain(0.5), 21, 20));
         assert!(!holds(Bound::AbovePlain(0.5), 22, 20));
+    }
+
+    #[test]
+    fn a_multiple_of_nothing_is_nothing() {
+        assert!(holds(Bound::TimesPlain(1.5), 30, 20) && !holds(Bound::TimesPlain(1.5), 31, 20));
+        assert!(holds(Bound::TimesPlain(1.5), 0, 0) && !holds(Bound::TimesPlain(1.5), 1, 0));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 pub mod abuser;
 pub mod alarms;
+pub mod circuits;
 pub mod clients;
 pub mod effort;
 pub mod fault;

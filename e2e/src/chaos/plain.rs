@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use super::circuits::FailedCircuits;
 use super::hops::Hops;
 use crate::process::Processes;
 use crate::tornet::Tor;
@@ -42,6 +43,11 @@ impl PlainService {
     /// Returns the relays through which the tor process enters the network.
     pub async fn hops(&self) -> Result<Hops> {
         Hops::of(&self.tor.control_socket(), &self.tor.cookie()).await
+    }
+
+    /// Counts the circuits to HSDirs that the tor process cannot complete.
+    pub async fn watch_circuits(&self) -> Result<FailedCircuits> {
+        FailedCircuits::watch(&self.tor.control_socket(), &self.tor.cookie()).await
     }
 
     /// Stops the tor process and deletes the onion service's key.

@@ -64,6 +64,18 @@ fn a_change_is_published_at_once_to_all_hsdirs() {
 }
 
 #[test]
+fn a_foreign_publisher_is_noticed_although_discovery_is_restricted() {
+    let mut world = running(&[0]);
+    let change = restricted(&world, &[]);
+    world.all(&change);
+    world.run(SETTLED);
+    let newest = world.publishers[0].engine.status().periods[0].period;
+    world.plant(newest, world.counter_ahead(&network(RELAYS, 0), newest, seconds(2 * 3600)));
+    world.run(seconds(75 * 60));
+    assert!(world.publishers[0].engine.status().periods[0].foreign.is_some());
+}
+
+#[test]
 fn the_first_descriptor_of_a_new_period_is_restricted() {
     let mut world = running(&[0, 1]);
     let change = restricted(&world, &[]);

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::network::{HOUR, backend, content, network, point};
 use super::world::{Health, Held};
 use super::*;
+use crate::consensus::Fingerprint;
 use crate::merge::{Distinct, PeriodStatus};
 
 /// Returns a world with one publisher that has published these backends in this mode.
@@ -14,7 +15,7 @@ fn with(distinct: Distinct, backends: impl IntoIterator<Item = u8>) -> World {
     for number in backends {
         world.backend(backend(number, 0));
     }
-    world.run(seconds(60));
+    world.run(SETTLED);
     world
 }
 
@@ -91,6 +92,7 @@ fn twenty_points_fit_into_one_descriptor_and_twenty_one_require_six() {
     world.backend((id("small"), std::sync::Arc::new(content((900..903).map(|relay| point(relay, relay))))));
     world.run(seconds(30));
     assert_eq!((round(&world).introduction_points, round(&world).descriptors), (21, 6));
+    world.run(SETTLED);
     world.assert_converged(&network(RELAYS, 0));
 }
 
@@ -144,6 +146,7 @@ fn a_change_of_the_mode_takes_effect_at_once() {
     world.all(&Input::Distinct(Distinct::Always));
     world.run(seconds(10));
     assert_eq!((world.publishes().len(), round(&world).descriptors), (rounds + 1, 6));
+    world.run(SETTLED);
     world.assert_converged(&network(RELAYS, 0));
 }
 
@@ -170,8 +173,12 @@ fn a_backend_is_withdrawn_when_every_hsdir_has_a_newer_descriptor() {
     let mut world = with(Distinct::Auto, 0..30);
     let period = round(&world).period;
     let held = world.held(&network(RELAYS, 0));
-    // This HSDir's descriptor does not contain the backend.
-    let without = held.iter().find(|(of, _, held)| *of == period && !shares(held).contains_key(&3)).unwrap().1;
+    // This HSDir's descriptor does not contain the backend, and the HSDir has no other descriptor.
+    let is_without = |(of, hsdir, descriptor): &&(_, Fingerprint, Option<Held>)| {
+        let is_only = held.iter().filter(|(_, other, _)| other == hsdir).count() == 1;
+        *of == period && is_only && !shares(descriptor).contains_key(&3)
+    };
+    let without = held.iter().find(is_without).unwrap().1;
     world.set_health(without, Health::Answers(seconds(8)));
     world.lose(3);
     world.run(seconds(6));

@@ -37,6 +37,7 @@ fn with_two(health: Health) {
     world.run(seconds(15));
     assert!(world.publishers[0].engine.withdrawn(&backend_id(1)), "the two HSDirs do not answer");
     world.run(seconds(1000));
+    world.all(&Input::Tick);
     let status = world.publishers[0].engine.status();
     assert_eq!((status.hsdirs_failing, status.longest_failing > seconds(900)), (2, true));
     for hsdir in two {
@@ -267,7 +268,7 @@ fn counters_start_above_those_of_other_publishers() {
     world.network(&network);
     world.all(&Input::Leading(true));
     world.backend(backend(0, 0));
-    world.run(seconds(30));
+    world.run(SETTLED);
     assert_eq!(world.publishers[0].stored[&current.period], (1 << 40) + 1);
     let by_time = world.publishers[0].stored[&next.period];
     assert!((1..1 << 30).contains(&by_time), "{by_time}");
@@ -349,11 +350,11 @@ fn an_overlap_of_two_leaders_ends_with_the_greater_counter_on_all_hsdirs() {
         world.backend(backend(0, 0));
         world.backend(backend(1, 0));
         world.input(0, Input::Leading(true));
-        world.run(seconds(60));
+        world.run(SETTLED);
         let stored = world.publishers[0].stored.clone();
         assert_eq!(stored.len(), 2);
         world.take_over(1, &stored);
-        world.run(seconds(60));
+        world.run(SETTLED);
         world.lose(1);
         world.run(seconds(200));
         let left = backend(0, 0).1.introduction_points.len();

@@ -136,7 +136,7 @@ fn assert_owner_is_published(world: &mut World) {
 #[test]
 fn the_master_key_outruns_stolen_kits() {
     let mut world = outrun_a_thief();
-    world.run(seconds(30));
+    world.run(SETTLED);
     assert_owner_is_published(&mut world);
     // The thief finds the greater counter, or learns it, and still cannot exceed it.
     let periods = world.publishers[1].engine.status().periods;

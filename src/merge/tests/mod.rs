@@ -32,7 +32,7 @@ fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// Returns a world with one leading publisher that has published these backends.
+/// Returns a world with one leading publisher that has published these backends in both periods.
 fn running(backends: &[u8]) -> World {
     let mut world = World::new(&[Duration::ZERO]);
     world.network(&network(RELAYS, 0));
@@ -40,7 +40,7 @@ fn running(backends: &[u8]) -> World {
     for number in backends {
         world.backend(backend(*number, 0));
     }
-    world.run(seconds(60));
+    world.run(SETTLED);
     world
 }
 

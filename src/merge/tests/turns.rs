@@ -68,3 +68,87 @@ fn a_period_that_publishes_often_leaves_the_other_one_its_turn() {
     world.run(SETTLED);
     world.assert_converged(&network(RELAYS, 0));
 }
+
+/// Returns the times at which a publisher published in the period that clients use, and in the
+/// other one.
+fn rounds_of(world: &World, publisher: usize) -> [Vec<Duration>; 2] {
+    let publisher = &world.publishers[publisher];
+    let used = publisher.engine.status().periods[0].period;
+    [true, false].map(|is_used| {
+        let rounds = publisher.published.iter().filter(|(_, period, _)| (*period == used) == is_used);
+        rounds.map(|(at, _, _)| *at).collect()
+    })
+}
+
+#[test]
+fn the_other_period_follows_minutes_after_a_start_and_after_a_reconnection() {
+    let mut world = running(&[0]);
+    let [used, other] = apart(&world, Duration::ZERO);
+    assert_eq!((used, other.len()), (vec![Duration::from_millis(300)], 1));
+    assert!(other[0] >= MINUTE * 2, "{other:?}");
+    let start = world.elapsed();
+    world.all(&Input::TorRestarted);
+    world.run(SETTLED);
+    let [used, other] = apart(&world, start);
+    assert_eq!((used, other.len()), (vec![Duration::ZERO], 1));
+    assert!(other[0] >= MINUTE * 2, "{other:?}");
+}
+
+#[test]
+fn the_other_period_follows_minutes_after_the_first_backend_even_if_it_comes_late() {
+    let mut world = World::new(&[Duration::ZERO]);
+    world.network(&network(RELAYS, 0));
+    world.all(&Input::Leading(true));
+    world.run(MINUTE * 20);
+    let start = world.elapsed();
+    world.backend(backend(0, 0));
+    world.run(SETTLED);
+    let [used, other] = apart(&world, start);
+    assert_eq!((used, other.len()), (vec![Duration::from_millis(300)], 1));
+    assert!(other[0] >= MINUTE * 2, "{other:?}");
+}
+
+#[test]
+fn a_reconnection_does_not_delay_a_withdrawal_that_hsdirs_have_yet_to_answer() {
+    let mut world = running(&[0, 1]);
+    world.lose(1);
+    world.run(Duration::from_millis(100));
+    world.all(&Input::TorRestarted);
+    world.run(seconds(5));
+    assert!(world.publishers[0].engine.withdrawn(&backend_id(1)));
+}
+
+/// A publisher leads and withdraws nothing. Its successor learns at its start that backend 1 ends,
+/// or that none does.
+fn successor(ending: &[u8]) -> World {
+    let mut world = World::new(&[Duration::ZERO, Duration::ZERO]);
+    world.network(&network(RELAYS, 0));
+    world.input(0, Input::Leading(true));
+    (0..2).for_each(|number| world.backend(backend(number, 0)));
+    world.run(SETTLED);
+    let stored = world.publishers[0].stored.clone();
+    world.input(0, Input::Leading(false));
+    world.input(1, Input::BackendLost(backend_id(1)));
+    world.input(1, Input::Ending(ending.iter().map(|number| backend_id(*number)).collect()));
+    world.take_over(1, &stored);
+    world
+}
+
+#[test]
+fn a_successor_publishes_both_periods_at_once_only_if_a_backend_ends() {
+    let mut world = successor(&[]);
+    world.run(SETTLED);
+    let [used, other] = rounds_of(&world, 1);
+    assert_eq!((used.len(), other.len()), (1, 1));
+    assert!(other[0] >= used[0] + MINUTE * 2, "{used:?} {other:?}");
+
+    let mut world = successor(&[1]);
+    world.run(seconds(5));
+    assert!(world.publishers[1].engine.withdrawn(&backend_id(1)));
+
+    let mut world = successor(&[]);
+    world.run(seconds(30));
+    world.input(1, Input::Ending([backend_id(1)].into()));
+    world.run(seconds(5));
+    assert!(world.publishers[1].engine.withdrawn(&backend_id(1)), "the backend ends after the takeover");
+}

@@ -124,6 +124,29 @@ fn a_silent_hsdir_is_tried_for_five_minutes_and_then_every_10_to_30_minutes() {
 }
 
 #[test]
+fn an_hsdir_that_is_silent_in_one_period_has_no_new_round_in_another() {
+    let mut bench = Bench::new();
+    bench.publish(CURRENT, 1, &[A, B], 0);
+    bench.start(0);
+    bench.accept(B, 1);
+    let mut again = Duration::ZERO;
+    while again < ROUND {
+        bench.expire();
+        again = bench.uploads.next_start().unwrap();
+        bench.uploads.start(again);
+    }
+    bench.expire();
+    let rest = bench.uploads.next_start().unwrap();
+    assert!(rest > again + REST_MIN, "{again:?} {rest:?}");
+    let now = u64::try_from(again.as_millis()).unwrap() + 40_000;
+    bench.publish(NEXT, 1, &[A, B], now);
+    assert_eq!(bench.start(now), [(B, NEXT)]);
+    bench.accept(B, now + 1);
+    assert_eq!(bench.uploads.next_start(), Some(rest));
+    assert_eq!(bench.uploads.failing().collect::<Vec<_>>(), [Duration::ZERO]);
+}
+
+#[test]
 fn no_hsdir_rests_while_none_answers() {
     let mut bench = Bench::new();
     bench.publish(CURRENT, 1, &[A], 0);

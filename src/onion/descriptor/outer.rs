@@ -10,7 +10,7 @@ use super::client_auth::find_cookie;
 use super::crypto::{Layer, LayerSecret, MESSAGE_TAG};
 use super::layer1::{self, Layer1};
 use super::{Descriptor, DescriptorError, MAX_LEN, layer2, set_once};
-use crate::onion::cert::{self, CertType, UncheckedCert};
+use crate::onion::cert::{self, CertType, Certified, UncheckedCert};
 use crate::onion::document::{Item, Items};
 use crate::onion::known_nonce::PublishedSignature;
 use crate::onion::{BlindedPublicKey, ClientSecretKey, OnionAddress};
@@ -122,17 +122,7 @@ impl UncheckedDescriptor {
         blinded: &BlindedPublicKey,
         now: SystemTime,
     ) -> Result<Descriptor, DescriptorError> {
-        if self.blinded_key != *blinded {
-            return Err(DescriptorError::BlindedKey);
-        }
-        let signing_key = self
-            .signing_key_cert
-            .check(CertType::DescriptorSigningKey, &blinded.0, now)
-            .map_err(|error| DescriptorError::Certificate(SIGNING_KEY_CERT, error))?;
-        VerifyingKey::from_bytes(&signing_key.key)
-            .and_then(|key| key.verify_strict(&self.signed, &self.signature))
-            .map_err(|_| DescriptorError::Signature)?;
-
+        let signing_key = self.signed_by(blinded, now)?;
         let layer2 = self.open_layers(client, address)?.1;
         Ok(Descriptor {
             blinded_key: *blinded,
@@ -145,6 +135,28 @@ impl UncheckedDescriptor {
 }
 
 impl UncheckedDescriptor {
+    /// Checks the signatures of the outer layer, and returns its revision counter. No key of a
+    /// client is necessary, even if the service restricts discovery.
+    pub fn signed_counter(&self, blinded: &BlindedPublicKey, now: SystemTime) -> Result<u64, DescriptorError> {
+        self.signed_by(blinded, now)?;
+        Ok(self.revision_counter)
+    }
+
+    /// Checks the signatures of the outer layer, and returns the descriptor signing key.
+    fn signed_by(&self, blinded: &BlindedPublicKey, now: SystemTime) -> Result<Certified, DescriptorError> {
+        if self.blinded_key != *blinded {
+            return Err(DescriptorError::BlindedKey);
+        }
+        let signing_key = self
+            .signing_key_cert
+            .check(CertType::DescriptorSigningKey, &blinded.0, now)
+            .map_err(|error| DescriptorError::Certificate(SIGNING_KEY_CERT, error))?;
+        VerifyingKey::from_bytes(&signing_key.key)
+            .and_then(|key| key.verify_strict(&self.signed, &self.signature))
+            .map_err(|_| DescriptorError::Signature)?;
+        Ok(signing_key)
+    }
+
     /// Decrypts layers 1 and 2 and returns their unchecked texts, so that the layout of a
     /// descriptor can be inspected.
     pub fn open_layers(

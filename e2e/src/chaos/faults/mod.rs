@@ -12,6 +12,7 @@ mod outages;
 mod pods_replaced;
 mod replicas;
 mod rotations;
+mod silent_hsdirs;
 
 use self::abuse::Abuse;
 use self::app::{AppCut, AppDown};
@@ -25,6 +26,7 @@ use self::outages::Outages;
 use self::pods_replaced::PodsReplaced;
 use self::replicas::{PodRestart, RollingRestart, ScaleDown};
 use self::rotations::Rotations;
+use self::silent_hsdirs::SilentHsdirs;
 use super::fault::Fault;
 
 /// Returns all faults in the order in which they are run.
@@ -55,6 +57,7 @@ pub fn all() -> Vec<Box<dyn Fault>> {
         Box::new(ControlPlaneDown::Etcd),
         Box::new(ControlPlaneDown::ApiServerAndEtcd),
         Box::new(HsDirsDown),
+        Box::new(SilentHsdirs),
         Box::new(AuthoritiesDown),
         Box::new(Rotations),
         Box::new(Outages),

@@ -8,9 +8,12 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::{at, content};
+use crate::onion::cert::CertError;
 use crate::onion::descriptor::layer1::Layer1;
 use crate::onion::descriptor::*;
-use crate::onion::{BlindedKeypair, ClientPublicKey, ClientSecretKey, Discovery, MasterKey, OnionAddress, TimePeriod};
+use crate::onion::{
+    BlindedKeypair, BlindedPublicKey, ClientPublicKey, ClientSecretKey, Discovery, MasterKey, OnionAddress, TimePeriod,
+};
 
 const PERIOD: TimePeriod = TimePeriod { number: 20_500, length_minutes: 1440 };
 const NOW: u64 = 1_771_200_000;
@@ -61,6 +64,24 @@ fn restricted(clients: &[ClientSecretKey]) -> Discovery {
 }
 
 const CLOSED: Result<ServiceContent, DescriptorError> = Err(DescriptorError::Decryption("encrypted"));
+
+#[test]
+fn the_signed_counter_can_be_read_without_a_clients_key() {
+    let mut service = TestService::new([1; 32]);
+    service.set(&restricted(&clients(2, 1)));
+    let text = service.build(&content(3)).unwrap();
+    let counter = |text: &str, blinded: &BlindedPublicKey, now| {
+        UncheckedDescriptor::parse(text).unwrap().signed_counter(blinded, at(now))
+    };
+    let blinded = service.key.public();
+    assert_eq!(counter(&text, &blinded, NOW), Ok(1));
+    let forged = text.replace("revision-counter 1\n", "revision-counter 2\n");
+    assert_eq!(counter(&forged, &blinded, NOW), Err(DescriptorError::Signature));
+    let other = TestService::new([2; 32]).key.public();
+    assert_eq!(counter(&text, &other, NOW), Err(DescriptorError::BlindedKey));
+    let expired = DescriptorError::Certificate("descriptor-signing-key-cert", CertError::Expired);
+    assert_eq!(counter(&text, &blinded, NOW + 56 * 3600), Err(expired));
+}
 
 #[test]
 fn discovery_restricted_to_no_client_admits_nobody() {

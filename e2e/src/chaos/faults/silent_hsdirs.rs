@@ -1,0 +1,129 @@
+//! HSDirs that stay silent for longer than a round of attempts.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use futures::future::{LocalBoxFuture, try_join_all};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
+use rustix::process::Signal;
+use tokio::time::{Instant, sleep_until};
+
+use crate::chaos::circuits::FailedCircuits;
+use crate::chaos::fault::{ActiveFault, Fault, Findings};
+use crate::chaos::figure::Figure;
+use crate::chaos::hops::{control_of, of_pods};
+use crate::chaos::limit::{Bound, Limit, like_plain};
+use crate::chaos::needs::Needs;
+use crate::chaos::observed::Observed;
+use crate::chaos::pods::{PodProgram, processes};
+use crate::chaos::stage::Stage;
+
+/// Two relays that end, and later two others that freeze, each for ten minutes.
+#[derive(Debug)]
+pub struct SilentHsdirs;
+
+/// The number of relays that are silent at a time.
+const SILENT: u8 = 2;
+/// The time for which they are silent.
+const LASTS: Duration = Duration::from_secs(600);
+/// The time in which a publisher may try again and again.
+const ROUND: Duration = Duration::from_secs(300);
+/// The interval between requests. A run takes about 22 minutes.
+const EVERY: Duration = Duration::from_secs(1);
+
+impl Fault for SilentHsdirs {
+    fn name(&self) -> &'static str {
+        "silent_hsdirs"
+    }
+
+    fn about(&self) -> &'static str {
+        "two relays are killed for 10 minutes, then two others are frozen for 10 minutes (about 22 minutes)"
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { every: EVERY, quiet: None, silent_hsdirs: SILENT * 2, ..Needs::default() }
+    }
+
+    fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<ActiveFault<'a>>> {
+        Box::pin(async move {
+            let relays = relays_but_guards(stage).await?;
+            let count = usize::from(SILENT);
+            ensure!(relays.len() >= count * 2, "only {} relays are no guard of either service", relays.len());
+            let (killed, frozen) = relays.split_at(count);
+            let (killed, frozen) = (killed.to_vec(), frozen.get(..count).unwrap_or_default().to_vec());
+            let ours = watch_leader(stage).await?;
+            let plain = stage.plain().watch_circuits().await?;
+            let at = Instant::now();
+            try_join_all(killed.iter().map(|relay| stage.processes.kill(relay))).await?;
+            Ok(ActiveFault::new(at, BTreeSet::new()).with_findings(async move {
+                sleep_until(at + LASTS).await;
+                stage.network.up().await?;
+                let second = Instant::now();
+                let signal = |signal| frozen.iter().try_for_each(|relay| stage.processes.signal(relay, signal));
+                signal(Signal::STOP)?;
+                sleep_until(second + LASTS).await;
+                signal(Signal::CONT)?;
+                let mut figures = Vec::new();
+                for (prefix, watch) in [("", &ours), ("plain_", &plain)] {
+                    let times = watch.times()?;
+                    let [early, late] = counts(&times, [at, second]);
+                    figures.push(Figure::count(format!("{prefix}circuits"), late, "circuits"));
+                    figures.push(Figure::count(format!("{prefix}first_circuits"), early, "circuits"));
+                }
+                Ok(Findings { figures, ..Findings::default() })
+            }))
+        })
+    }
+
+    fn figures(&self, seen: &Observed) -> Vec<Figure> {
+        vec![seen.fewest_points()]
+    }
+
+    fn limits(&self) -> Vec<Limit> {
+        [&[Limit::new("circuits", Bound::TimesPlain(1.5))][..], &like_plain(5.0)].concat()
+    }
+}
+
+/// Returns the names of the relays through which neither service enters the network. The loss of a
+/// guard is another fault.
+async fn relays_but_guards(stage: &Stage) -> Result<Vec<String>> {
+    let uids: BTreeSet<_> = stage.service.pods().await?.iter().filter_map(Pod::uid).collect();
+    let ours = of_pods(&uids).await?.into_values();
+    let guards: BTreeSet<_> = ours.chain([stage.plain().hops().await?]).flat_map(|hops| hops.in_use).collect();
+    let names = stage.network.fingerprints()?;
+    // Without a majority of the authorities, there would be no consensus.
+    let relays = names.iter().filter(|(relay, name)| name.starts_with("relay") && !guards.contains(*relay));
+    Ok(relays.map(|(_, name)| name.clone()).collect())
+}
+
+/// Counts the circuits of the tor through which the leader publishes.
+async fn watch_leader(stage: &Stage) -> Result<FailedCircuits> {
+    let (_, uid) = stage.leader().await?;
+    let tor = *processes(&uid, PodProgram::Tor)?.first().context("the leader's tor does not run")?;
+    let (socket, cookie) = control_of(tor);
+    FailedCircuits::watch(&socket, &cookie).await
+}
+
+/// Returns how many times lie in the first minutes of a silence, and how many in the rest of it.
+fn counts(times: &[Instant], silences: [Instant; 2]) -> [usize; 2] {
+    let within = |from: Duration, to: Duration| {
+        let is_within = |at: &&Instant| silences.iter().any(|start| (*start + from..*start + to).contains(*at));
+        times.iter().filter(is_within).count()
+    };
+    [within(Duration::ZERO, ROUND), within(ROUND, LASTS)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_minutes_of_each_silence_are_counted_apart() {
+        let start = Instant::now();
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        let times = [10, 299, 300, 599, 600, 699, 700, 999, 1000, 1299, 1300].map(at);
+        assert_eq!(counts(&times, [at(0), at(700)]), [4, 4]);
+    }
+}
