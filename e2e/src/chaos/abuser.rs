@@ -32,13 +32,15 @@ pub struct Abuser<'a> {
 }
 
 impl Abuser<'_> {
-    /// Abuses the circuit until `end`, with a third of the time for each kind of abuse. Failed
-    /// streams are ignored, because the service is expected to end them.
+    /// Abuses the circuit until `end`. The flood has a fifth of the time, and the other two kinds
+    /// of abuse have two fifths each. Failed streams are ignored, because the service is expected
+    /// to end them.
     pub async fn abuse(self, end: Instant) {
-        let part = end.saturating_duration_since(Instant::now()) / 3;
+        let part = end.saturating_duration_since(Instant::now()) / 5;
+        let (flood, slow) = (end - 3 * part, end - 2 * part);
         let second = Duration::from_secs(1);
-        self.many(STREAMS, second, end - 2 * part, async |abuser: Self| abuser.hold(end - 2 * part).await).await;
-        self.many(FLOOD, second / 10, end - part, async |abuser: Self| abuser.knock().await).await;
+        self.many(STREAMS, second, flood, async |abuser: Self| abuser.hold(flood).await).await;
+        self.many(FLOOD, second / 10, slow, async |abuser: Self| abuser.knock().await).await;
         self.many(STREAMS, second, end, async |abuser: Self| abuser.read_slowly().await).await;
     }
 

@@ -97,8 +97,8 @@ impl Tor {
     }
 
     /// Makes tor read its configuration again, which also ends its pauses between failed downloads.
-    /// Does nothing while tor is starting: SIGHUP ends a tor that has not set up its signal handlers
-    /// yet, without a word in any log. C tor sets them up before it logs its first progress
+    /// Does nothing while tor is starting: SIGHUP ends a tor that has no signal handlers yet,
+    /// without a word in any log. C tor sets them up before it logs its first progress
     /// (`run_tor_main_loop`).
     pub fn reload(&self) -> Result<()> {
         let log = fs::read_to_string(self.log()).unwrap_or_default();

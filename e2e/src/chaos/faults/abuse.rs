@@ -29,7 +29,7 @@ pub struct Abuse;
 /// The time for which the honest requests are observed without an abuser.
 const CALM: Duration = Duration::from_secs(30);
 /// The time for which a client abuses the service.
-const ABUSED: Duration = Duration::from_secs(45);
+const ABUSED: Duration = Duration::from_secs(50);
 /// The time after which clients have noticed that the backends are new.
 const SETTLED: Duration = Duration::from_secs(20);
 const ROLLOUT: Duration = Duration::from_secs(240);
@@ -91,7 +91,7 @@ impl Fault for Abuse {
             Limit::new("honest_slow_percent", Bound::AtMost(0.0)),
             Limit::new("closed", Bound::AtLeast(1.0)),
             // Otherwise, the abuser is too weak to show what the limits prevent.
-            Limit::new("unlimited_slow_percent", Bound::AtLeast(100.0)),
+            Limit::new("unlimited_slow_percent", Bound::AtLeast(50.0)),
             Limit::new("asked_ended", Bound::AtLeast(f64::from(HELD))),
             Limit::new("asked_harmed", Bound::AtMost(0.0)),
         ];
