@@ -2,6 +2,7 @@
 //! and only recorded processes are ever stopped.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -40,16 +41,17 @@ impl Processes {
     }
 
     /// Starts a process in its own process group and appends its output to `logs/NAME.log`. Does
-    /// nothing if the process is running already.
+    /// nothing if the process is running already. The last line of the log says how the process has
+    /// ended, if that was before the end of this program.
     pub fn start(&self, name: &str, command: &mut Command) -> Result<()> {
         if self.is_alive(name) {
             return Ok(());
         }
-        let log = fs::File::options().create(true).append(true).open(self.log(name))?;
+        let mut log = fs::File::options().create(true).append(true).open(self.log(name))?;
         let mut child = command
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
-            .stderr(log)
+            .stderr(log.try_clone()?)
             .process_group(0)
             .spawn()
             .with_context(|| format!("could not start {}", command.get_program().display()))?;
@@ -57,7 +59,12 @@ impl Processes {
         let record = Record { pid, started: stat(pid).context("the process ended immediately")?.started };
         fs::write(self.record(name), serde_json::to_vec(&record)?)?;
         // This thread reaps the process, which would otherwise become a zombie when it ends.
-        std::thread::spawn(move || child.wait());
+        std::thread::spawn(move || {
+            if let Ok(status) = child.wait() {
+                // Nobody reads the log of a folder that is gone.
+                let _ = writeln!(log, "process {pid} has ended: {status}");
+            }
+        });
         Ok(())
     }
 
@@ -80,13 +87,7 @@ impl Processes {
             return Ok(());
         }
         let log = self.log(name);
-        let text = fs::read(&log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().collect();
-        bail!(
-            "{name} is not running; its log {} ends with:\n{}",
-            log.display(),
-            lines[lines.len().saturating_sub(15)..].join("\n")
-        )
+        bail!("{name} is not running; its log {} ends with:\n{}", log.display(), last_lines(&log))
     }
 
     /// Sends a signal to the process if it is running.
@@ -178,6 +179,13 @@ impl Processes {
     }
 }
 
+/// Returns the last lines of a log, or nothing if the log cannot be read.
+pub fn last_lines(log: &Path) -> String {
+    let text = fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(15)..].join("\n")
+}
+
 struct Stat {
     started: u64,
     zombie: bool,
@@ -207,6 +215,20 @@ mod tests {
         assert_eq!(found, ["2026-11-28T21:47:44.5Z".parse().unwrap()]);
         assert_eq!(processes.logged("publisher", "stopped").unwrap(), []);
         assert!(processes.logged("publisher", "not a line").is_err());
+    }
+
+    #[tokio::test]
+    async fn the_error_about_a_process_that_has_ended_says_how() {
+        let dir = tempfile::tempdir().unwrap();
+        let processes = Processes::open(dir.path()).unwrap();
+        processes.start("short", Command::new("sh").args(["-c", "echo the last words; kill -HUP $$"])).unwrap();
+        let error = until("the end is reported", Duration::from_secs(10), async || {
+            let error = processes.check("short").map_or_else(|error| error.to_string(), |()| String::new());
+            Ok(if error.contains("has ended") { Seen::Yes(error) } else { Seen::NotYet(error) })
+        })
+        .await
+        .unwrap();
+        assert!(error.contains("the last words\n") && error.contains("signal: 1 (SIGHUP)"), "{error}");
     }
 
     #[tokio::test]

@@ -12,7 +12,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use super::target::path;
 use crate::torclient::connect;
 
-/// The number of streams that are kept open, and the number of responses that are read slowly.
+/// The number of streams that are kept open, and the number of responses that are read slowly. A
+/// circuit without limits has 256 of them at most, more than the app has workers.
 const STREAMS: usize = 400;
 /// The number of streams of the flood that are opened at the same time.
 const FLOOD: usize = 50;
@@ -31,13 +32,15 @@ pub struct Abuser<'a> {
 }
 
 impl Abuser<'_> {
-    /// Abuses the circuit until `end`, with a third of the time for each kind of abuse. Failed
-    /// streams are ignored, because the service is expected to end them.
+    /// Abuses the circuit until `end`. The flood has a fifth of the time, and the other two kinds
+    /// of abuse have two fifths each. Failed streams are ignored, because the service is expected
+    /// to end them.
     pub async fn abuse(self, end: Instant) {
-        let part = end.saturating_duration_since(Instant::now()) / 3;
+        let part = end.saturating_duration_since(Instant::now()) / 5;
+        let (flood, slow) = (end - 3 * part, end - 2 * part);
         let second = Duration::from_secs(1);
-        self.many(STREAMS, second, end - 2 * part, async |abuser: Self| abuser.hold(end - 2 * part).await).await;
-        self.many(FLOOD, second / 10, end - part, async |abuser: Self| abuser.knock().await).await;
+        self.many(STREAMS, second, flood, async |abuser: Self| abuser.hold(flood).await).await;
+        self.many(FLOOD, second / 10, slow, async |abuser: Self| abuser.knock().await).await;
         self.many(STREAMS, second, end, async |abuser: Self| abuser.read_slowly().await).await;
     }
 
@@ -54,8 +57,8 @@ impl Abuser<'_> {
         let _ = timeout_at(end, join_all((0..count).map(|_| repeat()))).await;
     }
 
-    /// Opens a stream and requests a response that takes a while.
-    async fn open(self) -> Result<TcpStream> {
+    /// Opens a stream and requests a response that takes a minute.
+    pub async fn open(self) -> Result<TcpStream> {
         let mut stream = connect(self.socks, self.onion, self.isolation).await?;
         let request = format!("GET {} HTTP/1.0\r\nHost: {}\r\n\r\n", path(LONG), self.onion);
         stream.write_all(request.as_bytes()).await?;

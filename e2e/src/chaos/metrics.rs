@@ -7,6 +7,7 @@ use onionbalance_operator::link::METRICS_PORT;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::stage::Stage;
 use crate::torclient::get;
 
 /// Fetches the metrics page of the pod at an address.
@@ -22,6 +23,15 @@ pub async fn page(address: &str) -> Result<String> {
 pub fn value(page: &str, sample: &str) -> f64 {
     let line = page.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
     line.and_then(|value| value.trim().parse().ok()).unwrap_or_default()
+}
+
+/// Returns the sum of a sample over the agents of all backends of our service.
+pub async fn of_backends(stage: &Stage, sample: &str) -> Result<f64> {
+    let mut sum = 0.0;
+    for backend in stage.service.backends().await? {
+        sum += value(&page(&backend.address).await?, sample);
+    }
+    Ok(sum)
 }
 
 #[cfg(test)]

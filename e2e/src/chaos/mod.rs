@@ -10,6 +10,7 @@ pub mod abuser;
 pub mod alarms;
 pub mod circuits;
 pub mod clients;
+pub mod closing;
 pub mod effort;
 pub mod fault;
 pub mod faults;

@@ -1,5 +1,5 @@
-//! The plain onion service with which ours is compared: one stock tor that forwards to the same web
-//! server and publishes its own descriptor.
+//! The plain onion service with which ours is compared: one stock tor that forwards to a web
+//! server of the same kind and publishes its own descriptor.
 
 use std::fs;
 use std::path::Path;

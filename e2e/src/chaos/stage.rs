@@ -86,7 +86,7 @@ impl Stage {
         let ours = async { step("our service is published", service.wait_published(needs.backends, PUBLISHED)).await };
         let others = async {
             let (name, folder) = (format!("{namespace}-plain"), dir.join("plain"));
-            let plain = PlainService::start(&processes, &name, &folder, &torrc, target.address());
+            let plain = PlainService::start(&processes, &name, &folder, &torrc, target.plain_address());
             let plain = step("the plain onion service", plain).await?;
             let clients =
                 step("clients", Clients::start(&processes, namespace, &dir, &torrc, effort.fresh_clients)).await?;
@@ -128,12 +128,18 @@ impl Stage {
         self.kubectl.run(&format!("--namespace {} {arguments}", self.namespace)).await
     }
 
-    /// Returns the `address:port` of the web server behind both services.
+    /// Returns the `address:port` of the web server behind our service.
     pub fn target(&self) -> &str {
         self.target.address()
     }
 
-    /// Changes how the web server behind both services treats new streams.
+    /// Returns the client with the most open requests to our service, and their number. The client
+    /// is the source address of the PROXY header.
+    pub fn busiest(&self) -> Option<(String, usize)> {
+        self.target.busiest()
+    }
+
+    /// Changes how the web servers behind both services treat new streams.
     pub fn set_mood(&self, mood: Mood) {
         self.target.set_mood(mood);
     }

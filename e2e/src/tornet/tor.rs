@@ -10,8 +10,11 @@ use rustix::process::Signal;
 
 use super::torrc;
 use crate::node::remove_dir;
-use crate::process::Processes;
+use crate::process::{Processes, last_lines};
 use crate::wait::{Seen, until};
+
+/// The words with which tor logs its progress when it starts.
+const PROGRESS: &str = "Bootstrapped ";
 
 /// A tor process. Its `name` is unique among the processes of the environment.
 #[derive(Debug, Clone)]
@@ -68,13 +71,15 @@ impl Tor {
     /// Reports whether tor has bootstrapped to 100 %. If not, the result contains the last
     /// bootstrap line of its log.
     pub fn bootstrapped(&self) -> Result<Seen<()>> {
-        self.processes.check(&self.name)?;
+        // tor writes its messages to its own log as soon as it has opened that log.
+        self.processes
+            .check(&self.name)
+            .with_context(|| format!("{} ends with:\n{}", self.log().display(), last_lines(&self.log())))?;
         let log = fs::read_to_string(self.log()).unwrap_or_default();
         if log.contains("Bootstrapped 100%") {
             return Ok(Seen::Yes(()));
         }
-        let last =
-            log.lines().rfind(|line| line.contains("Bootstrapped ")).or(log.lines().last()).unwrap_or("no log yet");
+        let last = log.lines().rfind(|line| line.contains(PROGRESS)).or(log.lines().last()).unwrap_or("no log yet");
         Ok(Seen::not_yet(format!("{}: {last}", self.name)))
     }
 
@@ -92,8 +97,12 @@ impl Tor {
     }
 
     /// Makes tor read its configuration again, which also ends its pauses between failed downloads.
+    /// Does nothing while tor is starting: SIGHUP ends a tor that has no signal handlers yet,
+    /// without a word in any log. C tor sets them up before it logs its first progress
+    /// (`run_tor_main_loop`).
     pub fn reload(&self) -> Result<()> {
-        self.processes.signal(&self.name, Signal::HUP)
+        let log = fs::read_to_string(self.log()).unwrap_or_default();
+        if log.contains(PROGRESS) { self.processes.signal(&self.name, Signal::HUP) } else { Ok(()) }
     }
 
     /// Stops tor and keeps its files.

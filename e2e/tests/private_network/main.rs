@@ -13,6 +13,7 @@ mod many_backends;
 #[path = "../../../tests/operator_api_server/needles.rs"]
 mod needles;
 mod probe;
+mod reload;
 mod restricted;
 #[path = "../../../tests/operator_api_server/server.rs"]
 #[allow(

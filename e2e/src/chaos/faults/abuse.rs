@@ -1,4 +1,5 @@
-//! A client that abuses one circuit next to honest traffic, first without and then with limits.
+//! A client that abuses one circuit next to honest traffic, first without and then with limits. At
+//! last, the app has the circuit of such a client closed.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use tokio::time::{Instant, sleep};
 use crate::chance::percent_larger;
 use crate::chaos::abuser::Abuser;
 use crate::chaos::clients::ResettableClient;
+use crate::chaos::closing::{HELD, close_by_request};
 use crate::chaos::fault::{ActiveFault, Fault, Findings};
 use crate::chaos::figure::Figure;
 use crate::chaos::limit::{Bound, Limit, shares};
@@ -27,7 +29,7 @@ pub struct Abuse;
 /// The time for which the honest requests are observed without an abuser.
 const CALM: Duration = Duration::from_secs(30);
 /// The time for which a client abuses the service.
-const ABUSED: Duration = Duration::from_secs(45);
+const ABUSED: Duration = Duration::from_secs(50);
 /// The time after which clients have noticed that the backends are new.
 const SETTLED: Duration = Duration::from_secs(20);
 const ROLLOUT: Duration = Duration::from_secs(240);
@@ -41,7 +43,7 @@ impl Fault for Abuse {
     }
 
     fn about(&self) -> &'static str {
-        "one client abuses its circuit, first without and then with limits of circuits"
+        "one client abuses its circuit, first without and then with limits of circuits; then the app has a circuit closed"
     }
 
     fn needs(&self) -> Needs {
@@ -53,13 +55,15 @@ impl Fault for Abuse {
             Ok(ActiveFault::new(Instant::now(), BTreeSet::new()).with_findings(async move {
                 let mut client = take_client(stage).await?;
                 let mut moments = calm_then_abused(stage, &mut client, "abuser without limits").await?.to_vec();
-                set_limits(stage, LIMITS).await?;
+                set_limits(stage, LIMITS, r#","proxyProtocol":"v1""#).await?;
                 sleep(SETTLED).await;
                 moments.extend(calm_then_abused(stage, &mut client, "abuser with limits").await?);
+                let closed = metrics::of_backends(stage, CLOSURES).await?;
+                let mut figures = vec![Figure::new("closed", closed, "circuits")];
+                figures.extend(close_by_request(stage, &client).await?);
                 stage.clients.give_back(client);
-                let closed = Figure::new("closed", closed_circuits(stage).await?, "circuits");
-                set_limits(stage, "null").await?;
-                Ok(Findings { figures: vec![closed], moments })
+                set_limits(stage, "null", "").await?;
+                Ok(Findings { figures, moments })
             }))
         })
     }
@@ -86,6 +90,10 @@ impl Fault for Abuse {
             Limit::new("honest_failed", Bound::AtMost(0.0)),
             Limit::new("honest_slow_percent", Bound::AtMost(0.0)),
             Limit::new("closed", Bound::AtLeast(1.0)),
+            // Otherwise, the abuser is too weak to show what the limits prevent.
+            Limit::new("unlimited_slow_percent", Bound::AtLeast(50.0)),
+            Limit::new("asked_ended", Bound::AtLeast(f64::from(HELD))),
+            Limit::new("asked_harmed", Bound::AtMost(0.0)),
         ];
         // The requests during the abuse without limits count here, too.
         [&own[..], &shares(5.0, 25.0)].concat()
@@ -112,10 +120,12 @@ async fn take_client(stage: &Stage) -> Result<ResettableClient> {
     .await
 }
 
-/// Sets the limits of circuits, and waits until all backends are new.
-async fn set_limits(stage: &Stage, limits: &str) -> Result<()> {
+/// Sets the limits of circuits and further settings of the port, and waits until all backends are
+/// new.
+async fn set_limits(stage: &Stage, limits: &str, port: &str) -> Result<()> {
     let before: BTreeSet<String> = stage.service.backends().await?.into_iter().map(|backend| backend.uid).collect();
-    let patch = format!(r#"{{"spec":{{"backends":{{"circuitLimits":{limits}}}}}}}"#);
+    let ports = format!(r#"[{{"port":80,"target":{{"address":"{}"}}{port}}}]"#, stage.target());
+    let patch = format!(r#"{{"spec":{{"ports":{ports},"backends":{{"circuitLimits":{limits}}}}}}}"#);
     stage.run(&format!("patch obs/web --type=merge --patch={patch}")).await?;
     until("all backends are new", ROLLOUT, async || {
         let now = stage.service.backends().await?;
@@ -126,13 +136,4 @@ async fn set_limits(stage: &Stage, limits: &str) -> Result<()> {
     .await?;
     stage.service.wait_published(before.len(), ROLLOUT).await.context("the new backends are not published")?;
     Ok(())
-}
-
-/// Returns the number of circuits that the agents have closed because of their limits.
-async fn closed_circuits(stage: &Stage) -> Result<f64> {
-    let mut closed = 0.0;
-    for backend in stage.service.backends().await? {
-        closed += metrics::value(&metrics::page(&backend.address).await?, CLOSURES);
-    }
-    Ok(closed)
 }
