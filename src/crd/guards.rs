@@ -14,8 +14,8 @@ pub struct GuardsStatus {
     pub shared: u32,
     /// The number of shared guards that are not in the Tor consensus.
     pub unlisted: u32,
-    /// The number of distinct guards that the pods try first. It is 1 if all pods agree, and 0
-    /// until a pod has reported its guards.
+    /// The number of distinct guards that the pods try first. It is at most
+    /// `spec.anonymity.guardsInUse` if all pods agree, and 0 until a pod has reported its guards.
     pub in_use: u32,
     /// The problem with the Secret of the guards. Absent if there was none in the last hour.
     #[serde(default, skip_serializing_if = "Option::is_none")]

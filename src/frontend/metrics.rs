@@ -46,6 +46,8 @@ pub(super) struct GuardFigures {
     pub(super) shared: usize,
     /// The number of distinct guards that the tors of the service try first.
     pub(super) preferred: usize,
+    /// The number of guards that the tors of the service may try first.
+    pub(super) in_use: usize,
 }
 
 /// The numbers of vanguards, by layer. They are 0 if the pods share no vanguards.
@@ -265,11 +267,13 @@ fn failures(text: &mut Exposition, figures: &Figures) {
     text.sample("foreign_publisher", "", figures.periods.iter().any(|period| period.foreign.is_some()).into());
 }
 
-fn render_guards(text: &mut Exposition, GuardFigures { shared, preferred }: GuardFigures) {
+fn render_guards(text: &mut Exposition, GuardFigures { shared, preferred, in_use }: GuardFigures) {
     text.family("guards", "gauge", "Entry guards that all tors of the service share");
     text.sample("guards", "", shared as u64);
     text.family("guards_preferred", "gauge", "Distinct entry guards that the tors of the service try first");
     text.sample("guards_preferred", "", preferred as u64);
+    text.family("guards_allowed", "gauge", "Distinct entry guards that the tors of the service may try first");
+    text.sample("guards_allowed", "", in_use as u64);
 }
 
 fn render_vanguards(text: &mut Exposition, VanguardFigures { sizes, replaced, outdated }: VanguardFigures) {
@@ -341,7 +345,7 @@ mod tests {
                 state: CoverageState::Missing,
             }),
             counts,
-            guards: GuardFigures { shared: 20, preferred: 1 },
+            guards: GuardFigures { shared: 20, preferred: 1, in_use: 1 },
             vanguards: VanguardFigures { sizes: [4, 6], replaced: [5, 90], outdated: 2 },
             probes: BTreeMap::new(),
         }
@@ -421,6 +425,9 @@ onionbalance_publisher_guards 20
 # HELP onionbalance_publisher_guards_preferred Distinct entry guards that the tors of the service try first
 # TYPE onionbalance_publisher_guards_preferred gauge
 onionbalance_publisher_guards_preferred 1
+# HELP onionbalance_publisher_guards_allowed Distinct entry guards that the tors of the service may try first
+# TYPE onionbalance_publisher_guards_allowed gauge
+onionbalance_publisher_guards_allowed 1
 # HELP onionbalance_publisher_vanguards Relays in each layer of vanguards that all tors of the service share
 # TYPE onionbalance_publisher_vanguards gauge
 onionbalance_publisher_vanguards{layer=\"2\"} 4

@@ -315,7 +315,7 @@ mod tests {
     #[test]
     fn a_new_leader_keeps_the_report_on_the_guards_until_it_knows_them() {
         let view = |shared, preferred, problem| GuardView {
-            figures: GuardFigures { shared, preferred },
+            figures: GuardFigures { shared, preferred, in_use: 1 },
             unlisted: 1,
             problem,
         };

@@ -126,10 +126,15 @@ async fn replace(stage: &Stage, name: &str, mode: &str) -> Result<BTreeMap<Strin
         }
     }
     stage.run(&format!("delete obs/{name} --wait=false")).await?;
-    stage.run(&delete).await?;
     until(&format!("the pods of {name} have ended"), WAVE, async || {
+        // The Deployments can replace pods until they are deleted, too.
+        stage.run(&delete).await?;
         let left = service.pods().await?.len();
-        Ok(if left == 0 { Seen::Yes(()) } else { Seen::NotYet(format!("{left} are left")) })
+        if left == 0 {
+            return Ok(Seen::Yes(()));
+        }
+        sleep(SAMPLED).await;
+        Ok(Seen::NotYet(format!("{left} are left")))
     })
     .await?;
     Ok(entries)
