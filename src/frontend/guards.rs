@@ -271,10 +271,10 @@ impl GuardKeeper {
         let now = self.clock.now();
         if is_lasting {
             self.problems.failed(reason.clone(), now.wall);
-            self.own.gate.open();
         }
         let problem = self.problems.current(now.elapsed);
         if problem.as_ref().is_some_and(|problem| problem.kind == GuardsProblemKind::NotKept) {
+            self.own.gate.open();
             self.share_own(now.wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs());
         }
         self.view.send_modify(|view| view.get_or_insert_default().problem = problem);
@@ -322,6 +322,7 @@ impl GuardKeeper {
                     shared: guards.len(),
                     preferred: self.reports.preferred(&own),
                     in_use: self.own.guards_in_use,
+                    problem: None,
                 },
                 unlisted: guards.iter().filter(|guard| !guard.is_listed()).count(),
                 problem: self.problems.current(elapsed),
