@@ -81,7 +81,7 @@ const CONNECTIONS: &str = "No listener may keep more connections open than its l
 const LINES: &str = "A flood must not fill the logs.";
 
 /// The targets of all benchmarks. `docs/performance.md` has the same table.
-pub const TARGETS: [Target; 32] = [
+pub const TARGETS: [Target; 33] = [
     target(
         Figures,
         "descriptor_build_to_signatures",
