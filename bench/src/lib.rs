@@ -5,6 +5,7 @@ pub mod agent;
 pub mod daemons;
 pub mod descriptor;
 pub mod forwarder;
+pub mod guards;
 pub mod memory;
 pub mod network;
 pub mod plane;

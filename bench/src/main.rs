@@ -11,6 +11,7 @@ use clap::Parser as _;
 use onionbalance_bench::daemons;
 use onionbalance_bench::descriptor::{SampleService, Signatures};
 use onionbalance_bench::forwarder;
+use onionbalance_bench::guards;
 use onionbalance_bench::network::{RELAYS, Texts};
 use onionbalance_bench::python::Python;
 use onionbalance_bench::replay::Replay;
@@ -24,7 +25,7 @@ use tokio::runtime::Runtime;
 /// Benchmarks the Onionbalance operator; fails if a figure misses its target
 #[derive(Debug, clap::Parser)]
 enum Args {
-    /// Run `forwarder`, `figures` and `strangers`, and compare all figures with their targets
+    /// Run `forwarder`, `guards`, `figures` and `strangers`, and compare all figures with their targets
     All {
         /// Python interpreter with onionbalance, as printed by e2e/setup/python-onionbalance.sh
         #[arg(long)]
@@ -54,6 +55,12 @@ enum Args {
         #[arg(long, default_value_t = FORWARDER_ROUNDS)]
         rounds: NonZeroUsize,
     },
+    /// Compare a service whose backends use three guards with one that uses one guard
+    Guards {
+        /// Number of rounds; the median of the rounds is reported
+        #[arg(long, default_value_t = GUARDS_ROUNDS)]
+        rounds: NonZeroUsize,
+    },
     /// Measure the programs while strangers open connections and send half of a request
     Strangers,
     /// Simulate the control port of a tor with a large network until interrupted
@@ -67,6 +74,7 @@ enum Args {
 }
 
 const FIGURES_ROUNDS: NonZeroUsize = NonZeroUsize::new(51).unwrap();
+const GUARDS_ROUNDS: NonZeroUsize = NonZeroUsize::new(3).unwrap();
 const FORWARDER_ROUNDS: NonZeroUsize = NonZeroUsize::new(11).unwrap();
 /// The age of the shared random value when a descriptor benchmark builds its descriptor.
 const AGE: Duration = Duration::from_secs(12 * 3600);
@@ -97,6 +105,7 @@ fn run(args: &Args) -> Result<()> {
             Runtime::new()?.block_on(onionbalance_bench::scale::run(programs, *objects))
         }
         Args::Forwarder { rounds } => judged(&[Benchmark::Forwarder], |report| forwarder(*rounds, report)),
+        Args::Guards { rounds } => judged(&[Benchmark::Guards], |report| guards(*rounds, report)),
         Args::Strangers => judged(&[Benchmark::Strangers], strangers),
         Args::Replay { socket, relays } => {
             Replay::new(Texts::generate(*relays)?).listen(socket)?;
@@ -108,8 +117,9 @@ fn run(args: &Args) -> Result<()> {
 }
 
 fn all(python: &Path) -> Result<()> {
-    judged(&[Benchmark::Figures, Benchmark::Forwarder, Benchmark::Strangers], |report| {
+    judged(&[Benchmark::Figures, Benchmark::Forwarder, Benchmark::Guards, Benchmark::Strangers], |report| {
         forwarder(FORWARDER_ROUNDS, report)?;
+        guards(GUARDS_ROUNDS, report)?;
         figures(python, FIGURES_ROUNDS, report)?;
         // Last, because this benchmark raises the limit of open files, which child processes
         // inherit.
@@ -128,6 +138,11 @@ fn judged(benchmarks: &[Benchmark], measure: impl FnOnce(&mut Report) -> Result<
 fn forwarder(rounds: NonZeroUsize, report: &mut Report) -> Result<()> {
     let dir = tempfile::tempdir()?;
     Runtime::new()?.block_on(forwarder::measure(rounds.get(), dir.path(), report))
+}
+
+fn guards(rounds: NonZeroUsize, report: &mut Report) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    Runtime::new()?.block_on(guards::measure(rounds.get(), dir.path(), report))
 }
 
 fn strangers(report: &mut Report) -> Result<()> {

@@ -61,13 +61,15 @@ pub enum Benchmark {
     Figures,
     /// The agent's forwarder, compared with direct streams.
     Forwarder,
+    /// A service with three guards in use, compared with one guard.
+    Guards,
     /// The programs while strangers flood them with connections.
     Strangers,
     /// The operator with many objects, compared with a bare client.
     Scale,
 }
 
-use Benchmark::{Figures, Forwarder, Scale, Strangers};
+use Benchmark::{Figures, Forwarder, Guards, Scale, Strangers};
 use Limit::{AtLeast, AtMost};
 
 const fn target(benchmark: Benchmark, figure: &'static str, limit: Limit, reason: &'static str) -> Target {
@@ -79,7 +81,7 @@ const CONNECTIONS: &str = "No listener may keep more connections open than its l
 const LINES: &str = "A flood must not fill the logs.";
 
 /// The targets of all benchmarks. `docs/performance.md` has the same table.
-pub const TARGETS: [Target; 32] = [
+pub const TARGETS: [Target; 33] = [
     target(
         Figures,
         "descriptor_build_to_signatures",
@@ -146,6 +148,12 @@ pub const TARGETS: [Target; 32] = [
         "forwarder_stream_kib",
         AtMost(32.0),
         "Clients can open thousands of streams and read from none of them.",
+    ),
+    target(
+        Guards,
+        "guard_throughput_three_to_one",
+        AtLeast(1.5),
+        "Three guards must carry considerably more than one, because a user accepts more exposure for this.",
     ),
     target(Strangers, "strangers_agent_rss_to_rest", AtMost(2.0), MEMORY),
     target(Strangers, "strangers_publisher_rss_to_rest", AtMost(2.0), MEMORY),
@@ -241,6 +249,6 @@ mod tests {
         let names: Vec<_> = of(&[Forwarder]).map(|target| target.figure).collect();
         assert_eq!(names.len(), 5);
         assert!(names.iter().all(|name| name.starts_with("forwarder_")), "{names:?}");
-        assert_eq!(of(&[Figures, Forwarder, Strangers, Scale]).count(), TARGETS.len());
+        assert_eq!(of(&[Figures, Forwarder, Guards, Strangers, Scale]).count(), TARGETS.len());
     }
 }

@@ -20,11 +20,12 @@ use super::AgentError;
 use super::circuits::{Circuits, Closure};
 use super::drain::Drain;
 use super::forward::Traffic;
-use super::gate::Gate;
+use super::guards::Turn;
 use super::health::Health;
 use super::observer::TorState;
 use super::vanguards::SharedVanguards;
 use crate::common::log_limit::{Line, LogLimit};
+use crate::common::tor_gate::Gate;
 use crate::link::{
     AgentToken, CLOSE_PATH, CloseRequest, GuardReport, LinkError, MAC_HEADER, MAX_REQUEST_BYTES, NONCE_HEADER,
     SYNC_PATH, SyncRequest, SyncResponse,
@@ -43,6 +44,8 @@ pub struct TorGuards {
     pub newest: watch::Receiver<Option<GuardReport>>,
     /// The gate at which a tor without guards waits.
     pub gate: Arc<Gate>,
+    /// The guard that this pod tries first.
+    pub turn: Turn,
 }
 
 /// The parts of the agent that the API gives orders to.
@@ -190,7 +193,7 @@ async fn sync(State(api): State<Arc<Api>>, headers: HeaderMap, body: Bytes) -> R
     }
     api.drain.heard(request.leading, request.phase);
     if let Some(lines) = &request.shared_guards {
-        api.guards.gate.offer(lines);
+        api.guards.turn.offer(&api.guards.gate, lines);
     }
     // Only the leader keeps the vanguards. Another publisher may still know older ones.
     if let Some(text) = request.vanguards.as_ref().filter(|_| request.leading) {

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::common::complaint::Complaint;
+use crate::common::tor_gate::Gate;
 use crate::common::tor_state;
 use crate::link::{AgentToken, GuardReport, GuardSample, MAC_ENTRY, SAMPLE_ENTRY, guards_of_data};
 
@@ -17,10 +18,39 @@ use crate::link::{AgentToken, GuardReport, GuardSample, MAC_ENTRY, SAMPLE_ENTRY,
 /// 30 s.
 const INTERVAL: Duration = Duration::from_secs(10);
 
+/// The guard of one pod, if the pods spread over several of the shared guards.
+#[derive(Debug, Clone, Default)]
+pub struct Turn {
+    /// The number of guards over which the pods spread.
+    pub guards_in_use: usize,
+    /// The UID of this pod.
+    pub pod_uid: String,
+}
+
+impl Turn {
+    /// Lets tor start with the shared guards that a publisher sends, if it still waits at the gate.
+    pub fn offer(&self, gate: &Gate, lines: &str) {
+        if !gate.is_closed() {
+            return;
+        }
+        match GuardSample::parse(lines) {
+            Ok(sample) => gate.offer(&self.of(&sample).to_string()),
+            Err(error) => {
+                tracing::warn!(%error, "could not use the shared guards, so tor chooses its own");
+                gate.open();
+            }
+        }
+    }
+
+    fn of(&self, shared: &GuardSample) -> GuardSample {
+        shared.spread(self.guards_in_use, &self.pod_uid)
+    }
+}
+
 /// Writes the shared guards into the state file of a tor that has never run. If there are no usable
 /// shared guards, tor draws its own, as it would without the operator. The log then says why.
-pub fn adopt(guards_dir: &Path, token_file: &Path, data_dir: &Path) {
-    match try_adopt(guards_dir, token_file, data_dir) {
+pub fn adopt(guards_dir: &Path, token_file: &Path, data_dir: &Path, turn: &Turn) {
+    match try_adopt(guards_dir, token_file, data_dir, turn) {
         Ok(0) => {}
         Ok(count) => tracing::info!(count, "tor starts with the shared guards"),
         Err(error) => tracing::warn!(error, "could not use the shared guards, so tor chooses its own"),
@@ -29,7 +59,7 @@ pub fn adopt(guards_dir: &Path, token_file: &Path, data_dir: &Path) {
 
 /// Returns the number of guards that were written. It is 0 if tor has run before or there are no
 /// shared guards yet.
-fn try_adopt(guards_dir: &Path, token_file: &Path, data_dir: &Path) -> Result<usize, String> {
+fn try_adopt(guards_dir: &Path, token_file: &Path, data_dir: &Path, turn: &Turn) -> Result<usize, String> {
     let entry = |name: &str| tor_state::read_optional(&guards_dir.join(name)).map_err(|error| error.to_string());
     let (lines, mac) = (entry(SAMPLE_ENTRY)?, entry(MAC_ENTRY)?);
     if lines.is_none() && mac.is_none() {
@@ -42,7 +72,7 @@ fn try_adopt(guards_dir: &Path, token_file: &Path, data_dir: &Path) -> Result<us
     if sample.is_empty() {
         return Ok(0);
     }
-    let is_new = tor_state::write_first(data_dir, &sample.to_string()).map_err(|error| error.to_string())?;
+    let is_new = tor_state::write_first(data_dir, &turn.of(&sample).to_string()).map_err(|error| error.to_string())?;
     Ok(if is_new { sample.guards().len() } else { 0 })
 }
 
@@ -93,6 +123,7 @@ impl GuardReporter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::common::tor_gate;
     use crate::link::{Guard, guards_to_data};
 
     /// The directories of a pod, with the mounted Secret of the guards.
@@ -122,21 +153,66 @@ mod tests {
         }
 
         fn adopted(&self) -> String {
-            adopt(&self.path("guards"), &self.path("token"), &self.path("data"));
+            self.adopted_by(&Turn::default())
+        }
+
+        fn adopted_by(&self, turn: &Turn) -> String {
+            adopt(&self.path("guards"), &self.path("token"), &self.path("data"), turn);
             tor_state::guard_lines(&self.path("data")).unwrap()
         }
     }
 
-    fn sample() -> GuardSample {
-        let guard = Guard {
-            identity: [7; 20],
+    fn guard(number: u8) -> Guard {
+        Guard {
+            identity: [number; 20],
             nickname: "seven".to_owned(),
             sampled_on: 1_790_000_000,
             sampled_by: "0.4.9.11".to_owned(),
             unlisted_since: None,
             confirmed_on: None,
+        }
+    }
+
+    fn sample() -> GuardSample {
+        GuardSample::new(vec![guard(7)]).unwrap()
+    }
+
+    /// Returns the turn of a pod that prefers the second of three guards.
+    fn second_of_three(shared: &GuardSample) -> Turn {
+        let turns = (0..).map(|number| Turn { guards_in_use: 3, pod_uid: format!("pod {number}") });
+        turns.into_iter().find(|turn| turn.of(shared).guards()[0] == shared.guards()[1]).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_pod_tries_its_own_one_of_the_guards_in_use_first() {
+        let shared = GuardSample::new((1..=5).map(guard).collect()).unwrap();
+        let turn = second_of_three(&shared);
+        let pod = Pod::new(b'7');
+        pod.mount(&shared, b'7');
+        let order = |lines: &str| {
+            let sample = GuardSample::parse(lines).unwrap();
+            sample.guards().iter().map(|guard| guard.identity[0]).collect::<Vec<_>>()
         };
-        GuardSample::new(vec![guard]).unwrap()
+        assert_eq!(order(&pod.adopted_by(&turn)), [2, 3, 1, 4, 5]);
+
+        // A pod that waits for the first guards gets them from a publisher.
+        let (pod, run_dir) = (Pod::new(b'7'), tempfile::tempdir().unwrap());
+        tor_gate::close(run_dir.path(), &pod.path("guards"), &pod.path("data")).unwrap();
+        let gate = Gate::new(run_dir.path(), &pod.path("data")).unwrap();
+        assert!(gate.is_closed());
+        turn.offer(&gate, &shared.to_string());
+        turn.offer(&gate, "anything");
+        assert!(!gate.is_closed());
+        assert_eq!(order(&tor_state::guard_lines(&pod.path("data")).unwrap()), [2, 3, 1, 4, 5]);
+    }
+
+    #[tokio::test]
+    async fn damaged_guards_do_not_keep_tor_from_starting() {
+        let (pod, run_dir) = (Pod::new(b'7'), tempfile::tempdir().unwrap());
+        tor_gate::close(run_dir.path(), &pod.path("guards"), &pod.path("data")).unwrap();
+        let gate = Gate::new(run_dir.path(), &pod.path("data")).unwrap();
+        Turn::default().offer(&gate, "Guard in=default\n");
+        assert!(!gate.is_closed() && !tor_state::exists(&pod.path("data")).unwrap());
     }
 
     #[test]

@@ -18,7 +18,6 @@ mod circuits;
 mod connect;
 mod drain;
 mod forward;
-mod gate;
 mod guards;
 mod health;
 mod init;
@@ -46,14 +45,14 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::common::open_files::Shares;
+use crate::common::tor_gate::{self, Gate};
 use crate::common::{http, http_server, tor_directories, tor_metrics};
 use crate::link::{self, AGENT_API_PORT, AgentConfig, METRICS_PORT, PROBE_PORT, RefusedTargets, TOR_METRICS_PORT};
 use api::{Api, Parts, TorGuards};
 use connect::Connector;
 use drain::{Drain, DrainTimes};
 use forward::Forwarder;
-use gate::Gate;
-use guards::GuardReporter;
+use guards::{GuardReporter, Turn};
 use health::Health;
 use observer::Observer;
 use paths::RunDir;
@@ -115,6 +114,10 @@ struct Serve {
     /// the variable
     #[arg(long, env = link::REFUSED_TARGETS, value_name = "LIST", default_value = "none")]
     refused_targets: RefusedTargets,
+    /// Number of the shared entry guards over which the pods of the service spread; the operator
+    /// sets the variable
+    #[arg(long, env = link::GUARDS_IN_USE, default_value_t = 1)]
+    guards_in_use: usize,
     /// Address of the API server, from the variable that the kubelet sets in every pod
     #[arg(long, env = "KUBERNETES_SERVICE_HOST", value_name = "HOST", default_value = "", hide = true)]
     kubernetes_service_host: String,
@@ -135,6 +138,13 @@ struct Serve {
     tor_metrics_port: u16,
 }
 
+impl Serve {
+    /// Returns the guard that this pod tries first.
+    fn turn(&self) -> Turn {
+        Turn { guards_in_use: self.guards_in_use, pod_uid: self.pod_uid.clone().unwrap_or_default() }
+    }
+}
+
 /// The error that ends the agent or `backend init`.
 type AgentError = Box<dyn Error + Send + Sync>;
 
@@ -152,8 +162,8 @@ pub async fn run(args: Args) -> Result<(), AgentError> {
 /// there are none yet, that tor waits.
 fn prepare(serve: &Serve, files: &Files, run_dir: &RunDir, config: &AgentConfig) -> Result<(), AgentError> {
     tor_directories::make_private(&files.tor_data_dir)?;
-    guards::adopt(&files.guards_dir, &serve.token, &files.tor_data_dir);
-    gate::close(run_dir, &files.guards_dir, &files.tor_data_dir)?;
+    guards::adopt(&files.guards_dir, &serve.token, &files.tor_data_dir, &serve.turn());
+    tor_gate::close(run_dir.path(), &files.guards_dir, &files.tor_data_dir)?;
     init::init(run_dir, &files.tor_data_dir, config, &mut system::rng())
 }
 
@@ -172,6 +182,7 @@ async fn serve(args: Serve, run_dir: &RunDir, files: &Files, config: AgentConfig
     prepare(&args, files, run_dir, &config)?;
     let address = run_dir.read_hostname()?;
 
+    let turn = args.turn();
     let connector = Connector::new(args.refused_targets, args.kubernetes_service_host.parse().ok());
     let connector = Arc::new(connector);
     let streams = Shares::of_this_process().streams;
@@ -184,7 +195,7 @@ async fn serve(args: Serve, run_dir: &RunDir, files: &Files, config: AgentConfig
     let observer = observer.using(vanguards.clone());
     let (tor, pulse) = (observer.watch(), observer.pulse());
     let reporter = GuardReporter::new(&files.tor_data_dir);
-    let gate = Arc::new(Gate::new(run_dir, &files.tor_data_dir)?);
+    let gate = Arc::new(Gate::new(run_dir.path(), &files.tor_data_dir)?);
     tokio::spawn(gate.clone().expire());
     let times = DrainTimes {
         linger: Duration::from_secs(config.linger_seconds.into()),
@@ -192,7 +203,7 @@ async fn serve(args: Serve, run_dir: &RunDir, files: &Files, config: AgentConfig
     };
     let drain = Arc::new(Drain::new(times, traffic.watch_open()));
 
-    let guards = TorGuards { newest: reporter.watch(), gate };
+    let guards = TorGuards { newest: reporter.watch(), gate, turn };
     let parts = Parts { drain: drain.clone(), traffic: traffic.clone(), circuits: circuits.clone(), vanguards };
     let api = Api::new(pod_uid, args.token, address, tor.clone(), guards, parts)?.with_health(health.clone());
     let probes = probes::router(tor.clone(), pulse, drain, health.clone());

@@ -20,11 +20,6 @@ impl RunDir {
         &self.0
     }
 
-    /// Returns the path of the empty file for options of tor that need a file.
-    pub fn empty_file(&self) -> PathBuf {
-        self.0.join("empty")
-    }
-
     /// Returns the path of tor's control socket.
     pub fn control_socket(&self) -> PathBuf {
         self.0.join("control/socket")

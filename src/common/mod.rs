@@ -1,5 +1,6 @@
 //! Code shared by the programs: logging, process hiding, the limit on open files, HTTP servers, the
-//! metrics text format, secret files, tor's directories, tor's own metrics, and leader election.
+//! metrics text format, secret files, tor's directories, its state file, its first start and its
+//! own metrics, and leader election.
 
 pub mod complaint;
 pub mod election;
@@ -12,5 +13,6 @@ pub mod log_limit;
 pub mod open_files;
 pub mod secret_file;
 pub mod tor_directories;
+pub mod tor_gate;
 pub mod tor_metrics;
 pub mod tor_state;

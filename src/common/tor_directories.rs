@@ -3,7 +3,12 @@
 use std::fs::{DirBuilder, File, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+/// Returns the path of the empty file for options of tor that need a file.
+pub fn empty_file(run_dir: &Path) -> PathBuf {
+    run_dir.join("empty")
+}
 
 /// Creates the control socket's directory, the `DataDirectory`, and the empty file for
 /// `--defaults-torrc`. Tor rejects directories that others can access, and does not accept
@@ -11,7 +16,7 @@ use std::path::Path;
 pub fn make(run_dir: &Path, data_dir: &Path) -> io::Result<()> {
     make_private(&run_dir.join("control"))?;
     make_private(data_dir)?;
-    match File::create_new(run_dir.join("empty")) {
+    match File::create_new(empty_file(run_dir)) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         _ => Ok(()),
     }

@@ -3,9 +3,12 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::rules;
+
 /// Controls how the pods of the service enter the Tor network.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = rules::anonymity()))]
 pub struct Anonymity {
     /// Controls whether all pods use the same entry guards. With `Shared`, a new pod uses the
     /// guards of the pods before it, so that a rollout does not bring the service closer to a
@@ -13,6 +16,13 @@ pub struct Anonymity {
     /// chooses its own guards. Guards are never shared if a torrc line sets `UseBridges`,
     /// `UseEntryGuards` or `EntryNodes`. A change replaces the pods.
     pub guards: GuardMode,
+    /// The number of the shared guards over which the backends spread. With 1, all of them use the
+    /// first guard, which carries the traffic of all backends. With 2 or 3, each backend uses one
+    /// of the first two or three, so the service has more bandwidth, but more relays know the nodes
+    /// and see the traffic. Requires `guards: Shared` if greater than 1. A change replaces the pods,
+    /// and the set of guards stays the same.
+    #[schemars(range(min = 1, max = 3))]
+    pub guards_in_use: u8,
     /// Controls which relays follow the guard in the circuits of the pods. With `Lite`, each tor
     /// chooses its own second relays, anew at each start, and any third relays. With `Full`, all
     /// pods use the same four relays at the second and the same six at the third hop. The publisher
@@ -22,6 +32,12 @@ pub struct Anonymity {
     /// line may set `HSLayer2Nodes`, `HSLayer3Nodes` or `ExcludeNodes` with `Full`. A change
     /// replaces the pods.
     pub vanguards: VanguardMode,
+}
+
+impl Default for Anonymity {
+    fn default() -> Self {
+        Self { guards: GuardMode::default(), guards_in_use: 1, vanguards: VanguardMode::default() }
+    }
 }
 
 /// Controls which relays follow the guard in the circuits of the pods.

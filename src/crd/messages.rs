@@ -9,6 +9,9 @@ pub(super) const PORT_NAME: &str = "must consist of at most 63 lower-case letter
 pub(super) const SECRET_NAME: &str = "is not a valid Secret name; use lower-case letters, digits, \"-\" and \".\"";
 /// The error message for a delegated master key without a Secret.
 pub(super) const DELEGATED: &str = "requires spec.masterKey.secretName, which names the Secret with the signing kits";
+/// The error message for several guards in use that the pods do not share.
+pub(super) const GUARDS_IN_USE: &str =
+    "must be 1 unless guards is Shared, because each pod then uses a guard of its own";
 /// The error message for a malformed Service name.
 pub(super) const SERVICE_NAME: &str = "is not a valid Service name; use lower-case letters, digits and \"-\". For a \
      Service in another namespace, set target.address to NAME.NAMESPACE.svc:PORT instead";

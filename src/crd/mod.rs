@@ -23,7 +23,7 @@ pub mod validate;
 
 pub use anonymity::{Anonymity, GuardMode, VanguardMode};
 pub use circuit_limits::CircuitLimits;
-pub use guards::{GuardsProblem, GuardsProblemKind, GuardsStatus};
+pub use guards::{GuardsProblem, GuardsProblemKind, GuardsStatus, VanguardsStatus};
 pub use probe::{AddressProbe, HttpProbe, ProbeResult, ProbeStatus};
 pub use reason::{ConditionType, Reason};
 pub use reference::reference;

@@ -56,6 +56,12 @@ pub(super) fn spec() -> Vec<ValidationRule> {
     vec![at(".externalBackends", refuse(rule, messages::OWN_ADDRESS))]
 }
 
+/// Returns the rules for `spec.anonymity`.
+pub(super) fn anonymity() -> Vec<ValidationRule> {
+    let rule = "!has(self.guardsInUse) || self.guardsInUse == 1 || !has(self.guards) || self.guards == 'Shared'";
+    vec![at(".guardsInUse", refuse(rule, messages::GUARDS_IN_USE))]
+}
+
 /// Returns the rules for `spec.masterKey`.
 pub(super) fn master_key() -> Vec<ValidationRule> {
     let rule = "!has(self.delegated) || !self.delegated || has(self.secretName)";

@@ -1,13 +1,13 @@
 //! The `status` of an `OnionBalancedService`.
 //!
-//! The publisher applies `backends`, `published`, `probes` and `guards`. The operator owns every
+//! The publisher applies `backends`, `published`, `probes`, `guards` and `vanguards`. The operator owns every
 //! other field.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{GuardsStatus, ProbeStatus, schema};
+use super::{GuardsStatus, ProbeStatus, VanguardsStatus, schema};
 
 /// The name of the operator's field manager in server-side apply.
 pub const OPERATOR_MANAGER: &str = "onionbalance-operator";
@@ -52,6 +52,9 @@ pub struct OnionBalancedServiceStatus {
     /// The entry guards that all pods share. Absent if the pods share none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guards: Option<GuardsStatus>,
+    /// The vanguards that all pods share. Absent unless `spec.anonymity.vanguards` is `Full`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vanguards: Option<VanguardsStatus>,
     /// The conditions of the service: `Accepted`, `MasterKeyReady`, `SigningKeysReady` (only with
     /// signing kits), `ClientsReady` (only with restricted discovery), `BackendsReady`,
     /// `Published`, `Reachable` (unless the probe is switched off or the service is suspended),

@@ -15,8 +15,8 @@ use super::names::{MAX_NAME_LENGTH, OUR_PREFIX, RECOMMENDED_PREFIX};
 use super::probe;
 use super::torrc::Place;
 use super::{
-    AddressProbe, Backends, CircuitLimits, HealthCheck, IntroDosDefense, OnionBalancedService, PodSettings, Port,
-    Resources, RestrictedDiscovery, Target,
+    AddressProbe, Anonymity, Backends, CircuitLimits, GuardMode, HealthCheck, IntroDosDefense, OnionBalancedService,
+    PodSettings, Port, Resources, RestrictedDiscovery, Target,
 };
 use crate::onion::{ClientPublicKey, OnionAddress};
 
@@ -77,6 +77,7 @@ pub fn spec(object: &OnionBalancedService) -> Vec<Problem> {
     address_probe(&mut problems, &spec.frontend.probe);
     extra_torrc(&mut problems, "spec.frontend.extraTorrc", &spec.frontend.extra_torrc, Place::Frontend);
     pod_settings(&mut problems, "spec.frontend.template", &spec.frontend.template);
+    guards(&mut problems, &spec.anonymity);
     vanguards(&mut problems, spec);
     if let Some(restricted) = &spec.restricted_discovery {
         restricted_discovery(&mut problems, restricted);
@@ -91,6 +92,15 @@ struct Problems(Vec<Problem>);
 impl Problems {
     fn add(&mut self, field: impl Into<String>, message: impl Into<String>) {
         self.0.push(Problem { field: field.into(), message: message.into() });
+    }
+}
+
+fn guards(problems: &mut Problems, anonymity: &Anonymity) {
+    const FIELD: &str = "spec.anonymity.guardsInUse";
+    if !(1..=3).contains(&anonymity.guards_in_use) {
+        problems.add(FIELD, "must be 1, 2 or 3");
+    } else if anonymity.guards_in_use > 1 && anonymity.guards == GuardMode::PerPod {
+        problems.add(FIELD, messages::GUARDS_IN_USE);
     }
 }
 

@@ -9,6 +9,7 @@ use super::guards;
 use super::http::Ports;
 use super::standalone::Options;
 use crate::common::tor_directories;
+use crate::common::tor_gate::{self, Gate};
 use crate::link::{self, METRICS_PORT, PROBE_PORT, TOR_METRICS_PORT};
 use crate::onion::OnionAddress;
 
@@ -92,11 +93,18 @@ impl Paths {
         self.vanguards_dir.is_dir().then(|| self.vanguards_dir.clone())
     }
 
-    /// Creates the missing directories, and gives the shared guards to a tor that has never run.
+    /// Creates the missing directories, and gives the shared guards to a tor that has never run. If
+    /// there are none yet, that tor waits.
     pub(super) fn make(&self) -> io::Result<()> {
-        tor_directories::make(&self.run_dir, &self.tor_data_dir)?;
+        tor_directories::make_private(&self.tor_data_dir)?;
         guards::adopt(&self.guards_dir, &self.master_key_dir, &self.tor_data_dir);
-        Ok(())
+        tor_gate::close(&self.run_dir, &self.guards_dir, &self.tor_data_dir)?;
+        tor_directories::make(&self.run_dir, &self.tor_data_dir)
+    }
+
+    /// Returns the gate at which a tor without guards waits.
+    pub(super) fn gate(&self) -> io::Result<Gate> {
+        Gate::new(&self.run_dir, &self.tor_data_dir)
     }
 }
 
@@ -127,6 +135,10 @@ pub struct PublisherArgs {
     /// This pod's UID
     #[arg(long, env = "POD_UID")]
     pub(super) pod_uid: Option<String>,
+    /// Number of the shared entry guards over which the pods of the service spread; the operator
+    /// sets the variable
+    #[arg(long, env = link::GUARDS_IN_USE, default_value_t = 1)]
+    pub(super) guards_in_use: usize,
     /// Onion address to which the master key must belong; the publisher waits until it does
     #[arg(long, env = "ONION_ADDRESS")]
     pub(super) onion_address: Option<OnionAddress>,

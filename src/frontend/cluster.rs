@@ -21,7 +21,7 @@ use super::conduct::{CallError, CallId, Conduct, LeaseAnswer, LeaseRequest};
 use super::directory::AgentDirectory;
 use super::driver::Driver;
 use super::external::ExternalBackends;
-use super::guards::{GuardKeeper, GuardLinks};
+use super::guards::{GuardKeeper, GuardLinks, OwnTor};
 use super::http::{self, Health};
 use super::kits;
 use super::lease::{self, LeaseKeeper};
@@ -34,6 +34,7 @@ use super::status::{self, Facts};
 use super::sync::SyncClient;
 use super::tor::{Silence, Tor};
 use super::vanguards::{VanguardKeeper, VanguardLinks, VanguardStore};
+use crate::common::tor_gate::Gate;
 use crate::control::Connector;
 use crate::link::{AgentToken, ClientsCopy};
 use crate::merge::MergeEngine;
@@ -62,11 +63,14 @@ pub(super) struct Neighbours {
 pub(super) async fn run(args: ClusterArgs) -> Result<(), RunError> {
     let ClusterArgs { service, namespace, pod_name, publisher } = args;
     let service = service.ok_or("--service is missing: name the OnionBalancedService")?;
-    let mounts = Mounts { data_dir: publisher.paths.sharing_data_dir(), vanguards: publisher.paths.vanguards_mount() };
-    let connect = async |pod_uid: &str, token: AgentToken, parts: &mut JoinSet<()>| {
+    let (data_dir, vanguards) = (publisher.paths.sharing_data_dir(), publisher.paths.vanguards_mount());
+    let guards_in_use = publisher.guards_in_use;
+    let connect = async |pod_uid: &str, token: AgentToken, gate: Arc<Gate>, parts: &mut JoinSet<()>| {
         let namespace = namespace.ok_or("--namespace is missing: set it, or POD_NAMESPACE in the environment")?;
         let pod_name = pod_name.ok_or("--pod-name is missing: set it, or POD_NAME in the environment")?;
-        kubernetes(service, namespace, lease::identity(&pod_name, pod_uid), token, mounts, parts).await
+        let identity = lease::identity(&pod_name, pod_uid);
+        let own = data_dir.map(|data_dir| OwnTor { data_dir, gate, identity: identity.clone(), guards_in_use });
+        kubernetes(service, namespace, identity, token, Shares { own, vanguards }, parts).await
     };
     serve(&publisher, connect).await
 }
@@ -75,7 +79,7 @@ pub(super) async fn run(args: ClusterArgs) -> Result<(), RunError> {
 /// environment, such as Kubernetes, and adds them to the set.
 pub(super) async fn serve(
     args: &PublisherArgs,
-    connect: impl AsyncFnOnce(&str, AgentToken, &mut JoinSet<()>) -> Result<Neighbours, RunError>,
+    connect: impl AsyncFnOnce(&str, AgentToken, Arc<Gate>, &mut JoinSet<()>) -> Result<Neighbours, RunError>,
 ) -> Result<(), RunError> {
     // The handlers are installed before anything that takes long, so that no SIGTERM is missed.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -89,6 +93,8 @@ pub(super) async fn serve(
     // The hook that runs `init` creates the directories too, but a kubelet that restarts at the
     // wrong moment never runs it.
     args.paths.make()?;
+    let gate = Arc::new(args.paths.gate()?);
+    tokio::spawn(gate.clone().expire());
     let clock = Clock::start();
     let pod_uid = args.pod_uid.as_deref().ok_or("--pod-uid is missing: set it, or POD_UID in the environment")?;
 
@@ -105,7 +111,7 @@ pub(super) async fn serve(
     };
 
     let mut parts = JoinSet::new();
-    let neighbours = connect(pod_uid, AgentToken::of(&key), &mut parts).await?;
+    let neighbours = connect(pod_uid, AgentToken::of(&key), gate, &mut parts).await?;
     let publisher = assemble(args, pod_uid, key, neighbours, (health, silence), clock, &mut parts);
     tokio::select! {
         () = publisher.run(stop) => Ok(()),
@@ -174,10 +180,10 @@ fn assemble(
     Publisher::new(driver, conduct, clock, inlets, outlets, probe)
 }
 
-/// The mounted directories that tell what the pods of the service share.
-struct Mounts {
-    /// Tor's `DataDirectory` if the tors share their guards.
-    data_dir: Option<PathBuf>,
+/// What the pods of the service share, as the mounted directories tell.
+struct Shares {
+    /// The publisher's own tor if the tors share their guards.
+    own: Option<OwnTor>,
     /// The directory with the vanguards if the tors share them.
     vanguards: Option<PathBuf>,
 }
@@ -222,7 +228,7 @@ async fn kubernetes(
     namespace: String,
     identity: String,
     token: AgentToken,
-    mounts: Mounts,
+    shares: Shares,
     parts: &mut JoinSet<()>,
 ) -> Result<Neighbours, RunError> {
     let client = kubernetes_client().await?;
@@ -233,17 +239,17 @@ async fn kubernetes(
     let (calls, calls_out) = mpsc::unbounded_channel();
     let (answers_in, answers) = mpsc::channel(QUEUE);
 
-    let guards = match mounts.data_dir {
-        Some(data_dir) => {
+    let guards = match shares.own {
+        Some(own) => {
             let secrets = Api::namespaced(client.clone(), &namespace);
             let watched = (pods.clone(), facts.clone());
-            let (keeper, guards) = GuardKeeper::new(secrets, &service, token.clone(), data_dir, watched);
+            let (keeper, guards) = GuardKeeper::new(secrets, &service, token.clone(), own, watched);
             parts.spawn(keeper.run());
             guards
         }
         None => GuardLinks::unused(),
     };
-    let vanguards = mounts
+    let vanguards = shares
         .vanguards
         .map(|mount| VanguardStore::new(Api::namespaced(client.clone(), &namespace), &service, token.clone(), mount));
 

@@ -15,6 +15,7 @@ use super::guards::GuardLinks;
 use super::object::{Object, Restriction};
 use super::pods::Pod;
 use super::status::Facts;
+use crate::common::tor_gate::Gate;
 use crate::crd::clients::ClientList;
 use crate::crd::{AddressProbe, HttpProbe};
 use crate::link::AgentToken;
@@ -57,7 +58,11 @@ impl FromStr for FixedBackend {
 /// Runs a publisher without Kubernetes until SIGTERM or SIGINT. It writes no status and always
 /// holds its own in-memory Lease.
 pub async fn run_fixed(args: PublisherArgs, fixed: FixedBackends) -> Result<(), RunError> {
-    let connect = async |pod_uid: &str, _: AgentToken, parts: &mut JoinSet<()>| Ok(neighbours(pod_uid, fixed, parts));
+    let connect = async |pod_uid: &str, _: AgentToken, gate: Arc<Gate>, parts: &mut JoinSet<()>| {
+        // Nobody keeps shared guards.
+        gate.open();
+        Ok(neighbours(pod_uid, fixed, parts))
+    };
     cluster::serve(&args, connect).await
 }
 

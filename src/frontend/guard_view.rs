@@ -15,6 +15,13 @@ pub(super) struct GuardView {
     pub(super) problem: Option<GuardProblem>,
 }
 
+impl GuardView {
+    /// Returns the figures with the kind of the problem.
+    pub(super) fn all_figures(&self) -> GuardFigures {
+        GuardFigures { problem: self.problem.as_ref().map(|problem| problem.kind), ..self.figures }
+    }
+}
+
 /// A problem with the Secret of the shared guards.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct GuardProblem {

@@ -1,6 +1,7 @@
 //! Keeps the entry guards that all tors of the service share in their Secret, and gives them to the
 //! publisher's own tor before its first start.
 
+mod first;
 mod problem;
 mod shared;
 #[cfg(test)]
@@ -17,6 +18,7 @@ use kube::Api;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
+use self::first::{CLAIM_ENTRY, Decision, FirstDraw};
 use self::problem::Problems;
 use self::shared::SharedGuards;
 use super::clock::{self, Clock};
@@ -27,8 +29,9 @@ use super::metrics::GuardFigures;
 use super::pods::Pods;
 use super::status::Facts;
 use crate::common::complaint::{Complaint, cause};
+use crate::common::tor_gate::Gate;
 use crate::common::tor_state;
-use crate::crd::names;
+use crate::crd::{GuardsProblemKind, names};
 use crate::link::{AgentToken, GuardReport, GuardSample, MAC_ENTRY, SAMPLE_ENTRY, guards_of_data, guards_to_data};
 use crate::merge::BackendId;
 
@@ -37,6 +40,8 @@ const INTERVAL: Duration = Duration::from_secs(5);
 /// The time for which the content of the Secret is known after it was read or written. After that,
 /// it is read again, because someone may have changed or deleted the Secret.
 const KNOWN: Duration = Duration::from_secs(60);
+/// The interval while the publisher's own tor waits for the shared guards.
+const INTERVAL_AT_START: Duration = Duration::from_secs(1);
 /// The maximum number of reports that can wait.
 const QUEUE: usize = 64;
 /// The maximum time in seconds by which the date of a newly chosen guard is set back: a tenth of
@@ -107,15 +112,26 @@ fn try_adopt(guards_dir: &Path, master_key_dir: &Path, data_dir: &Path) -> Resul
     Ok(if is_new { sample.guards().len() } else { 0 })
 }
 
+/// The tor next to the publisher.
+pub(super) struct OwnTor {
+    pub(super) data_dir: PathBuf,
+    /// The gate at which tor waits for the shared guards.
+    pub(super) gate: Arc<Gate>,
+    /// The name of this frontend in the Secret.
+    pub(super) identity: String,
+    /// The number of guards over which the pods of the service spread.
+    pub(super) guards_in_use: usize,
+}
+
 /// The task that merges the reports of all tors into the Secret while this publisher leads. Before
-/// there are any shared guards, the first publisher whose tor has chosen some stores them, because
-/// no publisher can lead before its tor has started.
+/// there are any shared guards, the publisher that has put its name into the Secret stores those of
+/// its tor, because no publisher can lead before its tor has started.
 pub(super) struct GuardKeeper {
     secrets: Api<Secret>,
     secret: String,
     token: AgentToken,
-    /// The data directory of the publisher's own tor.
-    data_dir: PathBuf,
+    own: OwnTor,
+    first: FirstDraw,
     pods: watch::Receiver<Arc<Pods>>,
     facts: watch::Receiver<Facts>,
     drawn: watch::Receiver<Option<String>>,
@@ -140,6 +156,8 @@ struct Stored {
     /// The monotonic time until which the content is known.
     until: Duration,
     sample: GuardSample,
+    /// The name of the frontend whose tor chooses the first guards.
+    claimed: Option<String>,
 }
 
 /// The reason why the shared guards were not merged.
@@ -172,12 +190,12 @@ impl From<String> for Failure {
 }
 
 impl GuardKeeper {
-    /// Creates the task for a service. `data_dir` is the data directory of the publisher's own tor.
+    /// Creates the task for a service. `own` is the publisher's own tor.
     pub(super) fn new(
         secrets: Api<Secret>,
         service: &str,
         token: AgentToken,
-        data_dir: PathBuf,
+        own: OwnTor,
         (pods, facts): (watch::Receiver<Arc<Pods>>, watch::Receiver<Facts>),
     ) -> (Self, GuardLinks) {
         let (news_in, news) = mpsc::channel(QUEUE);
@@ -188,7 +206,8 @@ impl GuardKeeper {
             secrets,
             secret: names::guards_secret(service),
             token,
-            data_dir,
+            own,
+            first: FirstDraw::default(),
             pods,
             facts,
             drawn,
@@ -211,7 +230,8 @@ impl GuardKeeper {
     pub(super) async fn run(mut self) {
         loop {
             self.settle().await;
-            let mut pause = pin!(sleep(INTERVAL));
+            let interval = if self.own.gate.is_closed() { INTERVAL_AT_START } else { INTERVAL };
+            let mut pause = pin!(sleep(interval));
             loop {
                 tokio::select! {
                     () = &mut pause => break,
@@ -242,17 +262,34 @@ impl GuardKeeper {
         };
         match settled {
             Ok(()) => self.complaint.settle(),
-            Err(Failure { reason, is_lasting }) => {
-                self.stored = None;
-                let now = self.clock.now();
-                if is_lasting {
-                    self.problems.failed(reason.clone(), now.wall);
-                }
-                let problem = self.problems.current(now.elapsed);
-                self.view.send_modify(|view| view.get_or_insert_default().problem = problem);
-                let what = format!("could not keep the shared guards in Secret {}", self.secret);
-                self.complaint.utter(&what, &reason);
-            }
+            Err(failure) => self.failed(failure),
+        }
+    }
+
+    fn failed(&mut self, Failure { reason, is_lasting }: Failure) {
+        self.stored = None;
+        let now = self.clock.now();
+        if is_lasting {
+            self.problems.failed(reason.clone(), now.wall);
+        }
+        let problem = self.problems.current(now.elapsed);
+        if problem.as_ref().is_some_and(|problem| problem.kind == GuardsProblemKind::NotKept) {
+            self.own.gate.open();
+            self.share_own(now.wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs());
+        }
+        self.view.send_modify(|view| view.get_or_insert_default().problem = problem);
+        let what = format!("could not keep the shared guards in Secret {}", self.secret);
+        self.complaint.utter(&what, &reason);
+    }
+
+    /// Gives the guards of the publisher's own tor to the backends that wait, if there are no other
+    /// ones: the Secret cannot be used, but the pods can share the guards nevertheless.
+    fn share_own(&self, now: u64) {
+        if self.shared.borrow().is_none()
+            && let Ok(own) = self.own_sample(now)
+            && !own.is_empty()
+        {
+            self.shared.send_replace(Some(own.to_string().into()));
         }
     }
 
@@ -262,6 +299,10 @@ impl GuardKeeper {
             Some(stored) => stored,
             None => self.read().await?,
         };
+        if stored.sample.is_empty() && self.own.gate.is_closed() {
+            // The next turn reads the Secret again.
+            return self.start_first(&stored).await;
+        }
         if leading || stored.sample.is_empty() {
             let base = if stored.sample.is_empty() { &self.last } else { &stored.sample };
             let now = self.clock.now().wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -277,23 +318,50 @@ impl GuardKeeper {
             self.problems.succeeded();
             let guards = stored.sample.guards();
             let view = GuardView {
-                figures: GuardFigures { shared: guards.len(), preferred: self.reports.preferred(&own) },
+                figures: GuardFigures {
+                    shared: guards.len(),
+                    preferred: self.reports.preferred(&own),
+                    in_use: self.own.guards_in_use,
+                    problem: None,
+                },
                 unlisted: guards.iter().filter(|guard| !guard.is_listed()).count(),
                 problem: self.problems.current(elapsed),
             };
             self.view.send_replace(Some(view));
         }
         if !stored.sample.is_empty() {
-            self.shared.send_replace(Some(stored.sample.to_string().into()));
+            let lines: Arc<str> = stored.sample.to_string().into();
+            self.own.gate.offer(&lines);
+            self.shared.send_replace(Some(lines));
             self.last.clone_from(&stored.sample);
         }
         self.stored = Some(stored);
         Ok(())
     }
 
+    /// Lets the publisher's own tor start and choose the first guards, unless the tor of another
+    /// frontend does.
+    async fn start_first(&mut self, stored: &Stored) -> Result<(), Failure> {
+        let own = self.own.identity.clone();
+        match self.first.decide(stored.claimed.as_deref(), &own, self.clock.now().elapsed) {
+            Decision::Wait => return Ok(()),
+            Decision::Draw => {}
+            Decision::Claim => {
+                let (version, entries) = (stored.resource_version.as_deref(), [(CLAIM_ENTRY, own)]);
+                let written = guards_secret::write(&self.secrets, &self.secret, version, entries).await;
+                if written.map_err(|error| Failure::of(&error))?.is_none() {
+                    return Ok(());
+                }
+            }
+        }
+        tracing::info!("there are no shared guards yet, so tor chooses some for the whole service");
+        self.own.gate.open();
+        Ok(())
+    }
+
     /// Returns the guards of the publisher's own tor. They are empty before tor has chosen any.
     fn own_sample(&self, now: u64) -> Result<GuardSample, String> {
-        let lines = tor_state::guard_lines(&self.data_dir).map_err(|error| error.to_string())?;
+        let lines = tor_state::guard_lines(&self.own.data_dir).map_err(|error| error.to_string())?;
         let written = GuardSample::parse(&lines);
         let own = match (written, &*self.drawn.borrow()) {
             (Ok(written), Some(drawn)) if written.is_empty() => {
@@ -323,7 +391,7 @@ impl GuardKeeper {
             self.problems.replaced(error, now.wall, now.elapsed);
             GuardSample::default()
         });
-        Ok(self.stored_now(secret.metadata.resource_version, sample))
+        Ok(self.stored_now(&secret, sample))
     }
 
     /// Writes the merged guards. Returns None if the Secret has been changed in the meantime.
@@ -336,10 +404,12 @@ impl GuardKeeper {
             before = stored.sample.guards().len(),
             "stored the shared guards"
         );
-        Ok(Some(self.stored_now(written.metadata.resource_version, merged)))
+        Ok(Some(self.stored_now(&written, merged)))
     }
 
-    fn stored_now(&self, resource_version: Option<String>, sample: GuardSample) -> Stored {
-        Stored { resource_version, until: self.clock.now().elapsed + KNOWN, sample }
+    fn stored_now(&self, secret: &Secret, sample: GuardSample) -> Stored {
+        let claimed = secret.data.as_ref().and_then(|data| String::from_utf8(data.get(CLAIM_ENTRY)?.0.clone()).ok());
+        let resource_version = secret.metadata.resource_version.clone();
+        Stored { resource_version, until: self.clock.now().elapsed + KNOWN, sample, claimed }
     }
 }

@@ -12,11 +12,11 @@ use crate::crd::PUBLISHER_MANAGER;
 
 /// Writes entries of a Secret of which the caller has read the version `resource_version`. Returns
 /// the new version, or None if somebody else has changed the Secret since.
-pub(super) async fn write(
+pub(super) async fn write<const N: usize>(
     secrets: &Api<Secret>,
     name: &str,
     resource_version: Option<&str>,
-    entries: [(&'static str, String); 2],
+    entries: [(&'static str, String); N],
 ) -> kube::Result<Option<Secret>> {
     let data: Map<String, Value> =
         entries.into_iter().map(|(name, text)| (name.to_owned(), json!(ByteString(text.into_bytes())))).collect();

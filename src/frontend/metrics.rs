@@ -7,7 +7,7 @@ use super::external::FetchCounts;
 use super::probe::PortReport;
 use super::view::BackendView;
 use crate::common::exposition::Exposition;
-use crate::crd::{BackendState, ProbeResult};
+use crate::crd::{BackendState, GuardsProblemKind, ProbeResult};
 use crate::link::Layer;
 use crate::merge::{PeriodStatus, UploadError};
 use crate::onion::kit::Coverage;
@@ -46,11 +46,17 @@ pub(super) struct GuardFigures {
     pub(super) shared: usize,
     /// The number of distinct guards that the tors of the service try first.
     pub(super) preferred: usize,
+    /// The number of guards that the tors of the service may try first.
+    pub(super) in_use: usize,
+    /// The kind of the problem with the Secret, if there was one in the last hour.
+    pub(super) problem: Option<GuardsProblemKind>,
 }
 
 /// The numbers of vanguards, by layer. They are 0 if the pods share no vanguards.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct VanguardFigures {
+    /// True if the pods share vanguards.
+    pub(super) shared: bool,
     /// The number of relays in each layer, or 0 unless this publisher leads.
     pub(super) sizes: [usize; 2],
     /// The number of relays that this publisher has chosen since its start.
@@ -265,14 +271,20 @@ fn failures(text: &mut Exposition, figures: &Figures) {
     text.sample("foreign_publisher", "", figures.periods.iter().any(|period| period.foreign.is_some()).into());
 }
 
-fn render_guards(text: &mut Exposition, GuardFigures { shared, preferred }: GuardFigures) {
+fn render_guards(text: &mut Exposition, GuardFigures { shared, preferred, in_use, problem }: GuardFigures) {
     text.family("guards", "gauge", "Entry guards that all tors of the service share");
     text.sample("guards", "", shared as u64);
     text.family("guards_preferred", "gauge", "Distinct entry guards that the tors of the service try first");
     text.sample("guards_preferred", "", preferred as u64);
+    text.family("guards_allowed", "gauge", "Distinct entry guards that the tors of the service may try first");
+    text.sample("guards_allowed", "", in_use as u64);
+    text.family("guards_problem", "gauge", "1 if the guards' Secret had this problem in the last hour");
+    for (name, kind) in [("Replaced", GuardsProblemKind::Replaced), ("NotKept", GuardsProblemKind::NotKept)] {
+        text.sample("guards_problem", &format!("kind=\"{name}\""), u64::from(problem == Some(kind)));
+    }
 }
 
-fn render_vanguards(text: &mut Exposition, VanguardFigures { sizes, replaced, outdated }: VanguardFigures) {
+fn render_vanguards(text: &mut Exposition, VanguardFigures { sizes, replaced, outdated, .. }: VanguardFigures) {
     let layers = Layer::ALL.map(|layer| format!("{{layer=\"{}\"}}", layer.number()));
     text.family("vanguards", "gauge", "Relays in each layer of vanguards that all tors of the service share");
     for (label, size) in layers.iter().zip(sizes) {
@@ -341,8 +353,8 @@ mod tests {
                 state: CoverageState::Missing,
             }),
             counts,
-            guards: GuardFigures { shared: 20, preferred: 1 },
-            vanguards: VanguardFigures { sizes: [4, 6], replaced: [5, 90], outdated: 2 },
+            guards: GuardFigures { shared: 20, preferred: 1, in_use: 1, problem: Some(GuardsProblemKind::Replaced) },
+            vanguards: VanguardFigures { shared: true, sizes: [4, 6], replaced: [5, 90], outdated: 2 },
             probes: BTreeMap::new(),
         }
     }
@@ -421,6 +433,13 @@ onionbalance_publisher_guards 20
 # HELP onionbalance_publisher_guards_preferred Distinct entry guards that the tors of the service try first
 # TYPE onionbalance_publisher_guards_preferred gauge
 onionbalance_publisher_guards_preferred 1
+# HELP onionbalance_publisher_guards_allowed Distinct entry guards that the tors of the service may try first
+# TYPE onionbalance_publisher_guards_allowed gauge
+onionbalance_publisher_guards_allowed 1
+# HELP onionbalance_publisher_guards_problem 1 if the guards' Secret had this problem in the last hour
+# TYPE onionbalance_publisher_guards_problem gauge
+onionbalance_publisher_guards_problem{kind=\"Replaced\"} 1
+onionbalance_publisher_guards_problem{kind=\"NotKept\"} 0
 # HELP onionbalance_publisher_vanguards Relays in each layer of vanguards that all tors of the service share
 # TYPE onionbalance_publisher_vanguards gauge
 onionbalance_publisher_vanguards{layer=\"2\"} 4

@@ -19,7 +19,7 @@ use super::watch_backoff::WatchBackoff;
 use crate::crd::clients::ClientList;
 use crate::crd::{
     AddressProbe, AuthorizedClient, BackendStatus, DistinctDescriptors, GuardsStatus, HttpProbe, OnionBalancedService,
-    ProbeStatus, PublishedStatus,
+    ProbeStatus, PublishedStatus, VanguardsStatus,
 };
 use crate::merge::PointLimits;
 use crate::onion::OnionAddress;
@@ -55,6 +55,8 @@ pub(super) struct Object {
     pub(super) probes: Vec<ProbeStatus>,
     /// The report on the shared guards as the previous publisher wrote it.
     pub(super) guards: Option<GuardsStatus>,
+    /// The report on the shared vanguards as the previous publisher wrote it.
+    pub(super) vanguards: Option<VanguardsStatus>,
 }
 
 /// The object's `spec.restrictedDiscovery`.
@@ -128,6 +130,7 @@ fn view(seen: &DynamicObject) -> Object {
         published: status("published").and_then(|list| serde_json::from_value(list).ok()).unwrap_or_default(),
         probes: status("probes").and_then(|list| serde_json::from_value(list).ok()).unwrap_or_default(),
         guards: status("guards").and_then(|guards| serde_json::from_value(guards).ok()),
+        vanguards: status("vanguards").and_then(|vanguards| serde_json::from_value(vanguards).ok()),
     }
 }
 

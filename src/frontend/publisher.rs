@@ -233,7 +233,8 @@ impl Publisher {
         let mut probes = if leading { self.probe.report().0 } else { BTreeMap::new() };
         probes.retain(|port, _| ports.contains(port));
         let guards = self.inlets.guards.borrow().clone();
-        let figures_of_guards = guards.as_ref().map(|view| view.figures).unwrap_or_default();
+        let figures_of_guards = guards.as_ref().map(GuardView::all_figures).unwrap_or_default();
+        let vanguards = *self.inlets.vanguards.borrow();
         let facts = Facts {
             leading: holds_lease,
             backends: backends.clone(),
@@ -242,6 +243,7 @@ impl Publisher {
             probed: ports,
             probes: probes.iter().map(|(port, report)| probe_status(*port, report)).collect(),
             guards,
+            vanguards,
         };
         self.outlets.status.send_if_modified(|known| {
             let changed = *known != facts;
@@ -254,7 +256,6 @@ impl Publisher {
             (true, false) => Role::StandingBy,
             (false, false) => Role::Unknown,
         };
-        let vanguards = *self.inlets.vanguards.borrow();
         let Status { periods, hsdirs_failing, longest_failing, counter_rises, .. } = status;
         let coverage = self.inlets.keys.borrow().coverage(now.wall);
         let figures = Figures {

@@ -13,12 +13,13 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::guard_view::GuardView;
+use super::metrics::VanguardFigures;
 use super::object::Object;
 use super::view::BackendView;
 use crate::common::complaint::{Complaint, cause};
 use crate::crd::{
     BackendState, BackendStatus, GuardsProblem, GuardsStatus, OnionBalancedService, PUBLISHER_MANAGER, ProbeStatus,
-    PublishedStatus,
+    PublishedStatus, VanguardsStatus,
 };
 use crate::merge::PeriodStatus;
 
@@ -45,6 +46,8 @@ pub(super) struct Facts {
     pub(super) probes: Vec<ProbeStatus>,
     /// The shared guards. None if the pods share no guards.
     pub(super) guards: Option<GuardView>,
+    /// The numbers of vanguards.
+    pub(super) vanguards: VanguardFigures,
 }
 
 /// The publisher's part of the status.
@@ -56,6 +59,8 @@ struct Part {
     probes: Vec<ProbeStatus>,
     #[serde(skip_serializing_if = "Option::is_none")]
     guards: Option<GuardsStatus>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vanguards: Option<VanguardsStatus>,
 }
 
 /// Keeps the object's status up to date until the sender of `facts` is dropped.
@@ -121,6 +126,7 @@ impl Last {
             published: object.published.clone(),
             probes: object.probes.clone(),
             guards: object.guards.clone(),
+            vanguards: object.vanguards,
         };
         Self { uid: object.uid.clone(), part, written: false }
     }
@@ -183,7 +189,12 @@ fn part(facts: &Facts, before: &Part) -> Part {
     };
     let probes = facts.probed.iter().filter_map(probe).collect();
     let guards = facts.guards.as_ref().and_then(|view| guards(view).or_else(|| before.guards.clone()));
-    Part { backends: backends.collect(), published, probes, guards }
+    let vanguards = facts.vanguards.shared.then(|| VanguardsStatus {
+        second_hop: count(facts.vanguards.sizes[0]),
+        third_hop: count(facts.vanguards.sizes[1]),
+        outdated: count(facts.vanguards.outdated),
+    });
+    Part { backends: backends.collect(), published, probes, guards, vanguards }
 }
 
 /// Returns the status of the shared guards, or None while this publisher does not know them.
@@ -315,7 +326,7 @@ mod tests {
     #[test]
     fn a_new_leader_keeps_the_report_on_the_guards_until_it_knows_them() {
         let view = |shared, preferred, problem| GuardView {
-            figures: GuardFigures { shared, preferred },
+            figures: GuardFigures { shared, preferred, in_use: 1, problem: None },
             unlisted: 1,
             problem,
         };
@@ -328,6 +339,16 @@ mod tests {
         let known = part(&with(Some(view(20, 2, None))), &first).guards;
         assert_eq!(known, Some(GuardsStatus { shared: 20, unlisted: 1, in_use: 2, problem: None }));
         assert_eq!(part(&with(None), &first).guards, None, "the pods share no guards");
+    }
+
+    #[test]
+    fn the_vanguards_are_reported_if_the_pods_share_them() {
+        let reported = |shared| {
+            let vanguards = VanguardFigures { shared, sizes: [4, 6], replaced: [9, 9], outdated: 1 };
+            part(&Facts { vanguards, ..facts(BackendState::Ready, 3, 10) }, &Part::default()).vanguards
+        };
+        assert_eq!(reported(true), Some(VanguardsStatus { second_hop: 4, third_hop: 6, outdated: 1 }));
+        assert_eq!(reported(false), None);
     }
 
     #[test]

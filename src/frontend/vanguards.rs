@@ -259,7 +259,9 @@ impl VanguardKeeper {
     fn report(&self, leading: bool) {
         let sizes = Layer::ALL.map(|layer| if leading { self.last.of(layer).len() } else { 0 });
         let outdated = if leading { self.board.others(self.last.id()).len() } else { 0 };
-        self.figures.send_modify(|figures| (figures.sizes, figures.outdated) = (sizes, outdated));
+        self.figures.send_modify(|figures| {
+            *figures = VanguardFigures { shared: true, sizes, outdated, ..*figures };
+        });
     }
 
     /// Reads the Secret. Content that no publisher of this service has written counts as empty. The

@@ -31,8 +31,8 @@ pub use clients::ClientsCopy;
 pub use config::{AgentConfig, AgentConfigError, CircuitLimits, ForwardedPort, StreamRate, check_target};
 pub use drain::{grace_period, longest_drain};
 pub use guards::{
-    Guard, GuardError, GuardReports, GuardSample, GuardsSecretError, MAC_ENTRY, SAMPLE_ENTRY, guards_of_data,
-    guards_to_data,
+    GUARDS_IN_USE, Guard, GuardError, GuardReports, GuardSample, GuardsSecretError, MAC_ENTRY, SAMPLE_ENTRY,
+    guards_of_data, guards_to_data,
 };
 pub use health::{HttpCheck, HttpsCheck, TargetCheck, TargetHealth, TargetState, brief};
 pub use message::{CloseRequest, GuardReport, PodPhase, Revision, SyncRequest, SyncResponse};

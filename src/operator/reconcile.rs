@@ -264,6 +264,7 @@ fn is_written(wanted: &OnionBalancedServiceStatus, present: &OnionBalancedServic
         published: Vec::new(),
         probes: Vec::new(),
         guards: None,
+        vanguards: None,
         ..present.clone()
     };
     *wanted == present

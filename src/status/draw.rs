@@ -5,9 +5,10 @@ use std::fmt::Write as _;
 use anstyle::{AnsiColor, Style};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::view::{Problem, View};
-use crate::crd::{BackendState, ConditionType, OnionBalancedServiceStatus, ProbeResult};
+use crate::crd::{BackendState, ConditionType, OnionBalancedServiceStatus, ProbeResult, VanguardsStatus};
 
 const GOOD: Style = AnsiColor::Green.on_default().bold();
 const BAD: Style = AnsiColor::Red.on_default().bold();
@@ -41,6 +42,9 @@ impl Canvas {
             }
             if let Some(guards) = guards_in_a_word(status) {
                 let _ = writeln!(text, "  guards    {guards}");
+            }
+            if let Some(vanguards) = vanguards_in_a_word(status) {
+                let _ = writeln!(text, "  vanguards {vanguards}");
             }
             if !status.backends.is_empty() {
                 let _ = writeln!(text, "\n{}", self.backends(status));
@@ -188,6 +192,25 @@ fn guards_in_a_word(status: &OnionBalancedServiceStatus) -> Option<String> {
     let mut text = format!("{} in use, {} shared", guards.in_use, guards.shared);
     if guards.unlisted > 0 {
         let _ = write!(text, ", {} of them not in the consensus", guards.unlisted);
+    }
+    Some(text)
+}
+
+/// Names the number of vanguards in each layer, and of backends that do not use them. Returns None
+/// if the pods share none. No publisher removes the report of a suspended service.
+fn vanguards_in_a_word(status: &OnionBalancedServiceStatus) -> Option<String> {
+    let is_reported =
+        |found: &Condition| found.type_ == ConditionType::Published.as_str() && found.reason != "Suspended";
+    let VanguardsStatus { second_hop, third_hop, outdated } =
+        status.vanguards.filter(|_| status.conditions.iter().any(is_reported))?;
+    let mut text = match (second_hop, third_hop) {
+        (0, 0) => "none chosen yet".to_owned(),
+        _ => format!("{second_hop} at the second and {third_hop} at the third hop"),
+    };
+    match outdated {
+        0 => {}
+        1 => text.push_str("; 1 backend does not use them"),
+        _ => _ = write!(text, "; {outdated} backends do not use them"),
     }
     Some(text)
 }

@@ -17,6 +17,8 @@ use crate::torcontrol::Control;
 const ANSWER: Duration = Duration::from_secs(5);
 /// The length of a fingerprint.
 const FINGERPRINT: usize = 40;
+/// The number of guards that a tor tries before all others (guard-spec, `N_PRIMARY_GUARDS`).
+const PRIMARY: usize = 3;
 
 /// The relays through which one tor enters the network, by fingerprint.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -60,14 +62,43 @@ fn fingerprint(text: &str) -> Option<String> {
     text.strip_prefix('$')?.get(..FINGERPRINT).map(str::to_owned)
 }
 
-/// Asks the tors of the pods with these UIDs. Omits tors that do not answer, because a pod may be
-/// starting or ending.
+/// Asks the tor with this control socket for the guards that it tries before all others, in their
+/// order.
+pub async fn primary_guards(socket: &Path, cookie: &Path) -> Result<Vec<String>> {
+    let asked = async {
+        let mut control = Control::open(socket, cookie).await?;
+        control.ask("GETINFO entry-guards").await?.context("tor has no entry-guards")
+    };
+    Ok(first_guards(&timeout(ANSWER, asked).await.context("tor did not answer")??))
+}
+
+/// Reads tor's answer to `GETINFO entry-guards`, which lists the guards in the order of the sample.
+fn first_guards(lines: &[String]) -> Vec<String> {
+    lines.iter().filter_map(|line| fingerprint(line.trim_start_matches("entry-guards="))).take(PRIMARY).collect()
+}
+
+/// Asks the tors of the pods with these UIDs for their first hops. Omits tors that do not answer,
+/// because a pod may be starting or ending.
 pub async fn of_pods(uids: &BTreeSet<String>) -> Result<BTreeMap<String, Hops>> {
+    ask_pods(uids, Hops::of).await
+}
+
+/// Asks the tors of the pods with these UIDs for the guards that they try before all others, in
+/// their order. Omits tors that do not answer.
+pub async fn primary_guards_of_pods(uids: &BTreeSet<String>) -> Result<BTreeMap<String, Vec<String>>> {
+    ask_pods(uids, primary_guards).await
+}
+
+async fn ask_pods<T>(
+    uids: &BTreeSet<String>,
+    ask: impl AsyncFn(&Path, &Path) -> Result<T>,
+) -> Result<BTreeMap<String, T>> {
+    let ask = &ask;
     let asked = all_processes(PodProgram::Tor)?.into_iter().filter_map(|(process, cgroup)| {
         let uid = uids.iter().find(|uid| cgroup.contains(*uid))?.clone();
         Some(async move {
             let (socket, cookie) = control_of(process);
-            Some((uid, Hops::of(&socket, &cookie).await.ok()?))
+            Some((uid, ask(&socket, &cookie).await.ok()?))
         })
     });
     Ok(join_all(asked).await.into_iter().flatten().collect())
@@ -101,5 +132,12 @@ mod tests {
         assert_eq!(hops, Hops { connected: [a.clone(), b].into(), in_use: [a.clone()].into() });
         let one = Hops::read(&[format!("orconn-status=${a}~one CONNECTED")], &["circuit-status=".to_owned()]);
         assert_eq!(one, Hops { connected: [a].into(), in_use: [].into() });
+    }
+
+    #[test]
+    fn the_first_three_guards_of_the_sample_are_the_primary_ones() {
+        let [a, b, c, d] = ["A", "B", "C", "D"].map(|digit| digit.repeat(FINGERPRINT));
+        let guards = format!("entry-guards=\n${b}~two up\n${a}~one never-connected\n${d}~four up\n${c}~three up\nOK");
+        assert_eq!(first_guards(&lines(&guards)), [b, a, d]);
     }
 }

@@ -8,9 +8,13 @@ use std::process::Command;
 use anyhow::Result;
 
 use super::circuits::FailedCircuits;
-use super::hops::Hops;
+use super::hops::{Hops, primary_guards};
 use crate::process::Processes;
 use crate::tornet::Tor;
+
+/// The maximum number of times that the tor chooses its guards. On a network of eight guards, four
+/// of nine choices are usable.
+const DRAWS: usize = 30;
 
 /// A stock tor with one onion service.
 #[derive(Debug)]
@@ -20,6 +24,25 @@ pub struct PlainService {
 }
 
 impl PlainService {
+    /// Starts the tor process as often as it takes until the first guard of each service is none of
+    /// the other's primary guards. `ours` are those of each tor of our service. If both first guards fail, each service loses only one.
+    pub async fn start_apart(
+        processes: &Processes,
+        (name, dir): (&str, &Path),
+        torrc_lines: &str,
+        target: &str,
+        ours: &[Vec<String>],
+    ) -> Result<Self> {
+        for _ in 0..DRAWS {
+            let plain = Self::start(processes, name, dir, torrc_lines, target).await?;
+            let guards = plain.primary_guards().await?;
+            if ours.iter().all(|ours| are_apart(&guards, ours)) {
+                return Ok(plain);
+            }
+        }
+        anyhow::bail!("the plain service has chosen guards of our service {DRAWS} times")
+    }
+
     /// Starts the tor process. The HSDirs hold its onion service's descriptor a few seconds later.
     pub async fn start(processes: &Processes, name: &str, dir: &Path, torrc_lines: &str, target: &str) -> Result<Self> {
         let tor = Tor::open(processes, name, dir);
@@ -50,8 +73,39 @@ impl PlainService {
         FailedCircuits::watch(&self.tor.control_socket(), &self.tor.cookie()).await
     }
 
+    /// Returns the guards that the tor process tries before all others, in their order.
+    pub async fn primary_guards(&self) -> Result<Vec<String>> {
+        primary_guards(&self.tor.control_socket(), &self.tor.cookie()).await
+    }
+
     /// Stops the tor process and deletes the onion service's key.
     pub async fn remove(&self) -> Result<()> {
         self.tor.remove().await
+    }
+}
+
+/// Returns true if the first guard of each service is none of the other's primary guards.
+pub fn are_apart(one: &[String], other: &[String]) -> bool {
+    let has_none = |guards: &[String], first: Option<&String>| first.is_some_and(|first| !guards.contains(first));
+    has_none(one, other.first()) && has_none(other, one.first())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_are_apart_if_neither_has_the_first_guard_of_the_other() {
+        let guards = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let ours = guards(&["a", "b", "c"]);
+        for (plain, apart) in [
+            (&["d", "e", "f"][..], true),
+            (&["d", "b", "c"], true),
+            (&["b", "d", "e"], false),
+            (&["d", "e", "a"], false),
+            (&[], false),
+        ] {
+            assert_eq!(are_apart(&guards(plain), &ours), apart, "{plain:?}");
+        }
     }
 }

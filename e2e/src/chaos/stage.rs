@@ -6,11 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
 use onionbalance_operator::link::{AgentToken, Revision};
 use onionbalance_operator::onion::ClientPublicKey;
 
 use super::clients::Clients;
 use super::effort::Effort;
+use super::hops::primary_guards_of_pods;
 use super::judge::{HeldDescriptor, Judge};
 use super::needs::Needs;
 use super::plain::PlainService;
@@ -72,7 +75,7 @@ impl Stage {
         let (kubectl, network) = (cluster.kubectl(), tor_network(state)?);
         let (torrc, dir) = (network.torrc_lines()?, state.dir().join(namespace));
         let target = Target::listen().await?;
-        // `prepare` adds further frontends. If two started together, each would choose guards.
+        // `prepare` adds further frontends, which then find the shared guards.
         let object = format!(
             "apiVersion: onionbalance.dev/v1alpha1\nkind: OnionBalancedService\nmetadata: {{name: {NAME}}}\nspec:\n  \
              ports: [{{port: 80, target: {{address: \"{}\"}}}}]\n  backends: {{replicas: {}}}\n  \
@@ -83,18 +86,17 @@ impl Stage {
         kubectl.run_with_input(&["--namespace", namespace, "apply", "-f", "-"], &object).await?;
         let service = Service::new(&cluster.client().await?, namespace, NAME);
 
-        let ours = async { step("our service is published", service.wait_published(needs.backends, PUBLISHED)).await };
-        let others = async {
-            let (name, folder) = (format!("{namespace}-plain"), dir.join("plain"));
-            let plain = PlainService::start(&processes, &name, &folder, &torrc, target.plain_address());
-            let plain = step("the plain onion service", plain).await?;
-            let clients =
-                step("clients", Clients::start(&processes, namespace, &dir, &torrc, effort.fresh_clients)).await?;
-            let name = format!("{namespace}-judge");
-            let judge = TorClient::fresh(&processes, &name, &dir.join("judge"), &torrc, None).await?;
-            anyhow::Ok((plain, clients, judge))
-        };
-        let (_, (plain, clients, judge)) = tokio::try_join!(ours, others)?;
+        // The other tors start later, so that the first pods choose and share their guards in peace.
+        step("our service is published", service.wait_published(needs.backends, PUBLISHED)).await?;
+        let pods = service.pods().await?.iter().filter_map(Pod::uid).collect();
+        let guards: Vec<_> = primary_guards_of_pods(&pods).await?.into_values().collect();
+        let (name, folder) = (format!("{namespace}-plain"), dir.join("plain"));
+        let plain = PlainService::start_apart(&processes, (&name, &folder), &torrc, target.plain_address(), &guards);
+        let plain = step("the plain onion service", plain).await?;
+        let clients =
+            step("clients", Clients::start(&processes, namespace, &dir, &torrc, effort.fresh_clients)).await?;
+        let name = format!("{namespace}-judge");
+        let judge = TorClient::fresh(&processes, &name, &dir.join("judge"), &torrc, None).await?;
         let onions = Onions { ours: service.onion_address().await?, plain: plain.onion().to_owned() };
         let judge = Judge::start(judge, &onions.ours, network.fingerprints()?.keys()).await?;
         Ok(Self {

@@ -122,6 +122,16 @@ fn publishers() -> Series {
             "1728000x120",
         ),
         (r#"onionbalance_publisher_guards_preferred{namespace="shop",onion_service="web",pod="f1"}"#, "1x120"),
+        (r#"onionbalance_publisher_guards_allowed{namespace="shop",onion_service="web",pod="f1"}"#, "1x120"),
+        (
+            r#"onionbalance_publisher_guards_problem{kind="Replaced",namespace="shop",onion_service="web",pod="f1"}"#,
+            "0x120",
+        ),
+        (
+            r#"onionbalance_publisher_guards_problem{kind="NotKept",namespace="shop",onion_service="web",pod="f1"}"#,
+            "0x120",
+        ),
+        (r#"onionbalance_publisher_vanguards_outdated{namespace="shop",onion_service="web",pod="f1"}"#, "0x120"),
         (r#"onion_service_reachable{port="80",namespace="shop",onion_service="web",pod="f1"}"#, "1x120"),
     ])
 }
@@ -185,6 +195,15 @@ const CASES: &[AlertCase] = &[
         alert: "OnionbalanceSeveralPublish", labels: SERVICE, quiet_at: "4m", fires_at: "6m" },
     AlertCase { changes: &[(&["guards_preferred", "f1"], Some("2x120"))],
         alert: "OnionbalanceGuardsDiffer", labels: SERVICE, quiet_at: "59m", fires_at: "61m" },
+    // The pods of this service may spread over two guards.
+    AlertCase { changes: &[(&["guards_preferred", "f1"], Some("2x30 3x90")), (&["guards_allowed", "f1"], Some("2x120"))],
+        alert: "OnionbalanceGuardsDiffer", labels: SERVICE, quiet_at: "89m", fires_at: "93m" },
+    AlertCase { changes: &[(&["guards_problem", "Replaced"], Some("0x5 1x115"))],
+        alert: "OnionbalanceGuardsReplaced", labels: SERVICE, quiet_at: "5m", fires_at: "6m" },
+    AlertCase { changes: &[(&["guards_problem", "NotKept"], Some("1x120"))],
+        alert: "OnionbalanceGuardsNotKept", labels: SERVICE, quiet_at: "9m", fires_at: "11m" },
+    AlertCase { changes: &[(&["vanguards_outdated", "f1"], Some("2x120"))],
+        alert: "OnionbalanceVanguardsDiffer", labels: SERVICE, quiet_at: "9m", fires_at: "11m" },
     AlertCase { changes: &[(&["signing_keys_end", "f1"], Some("1000000x120"))],
         alert: "OnionbalanceSigningKeysExpiring", labels: SERVICE, quiet_at: "9m", fires_at: "11m" },
     AlertCase { changes: &[(&["signing_keys_end", "f1"], Some("0x120"))],

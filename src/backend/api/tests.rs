@@ -4,7 +4,6 @@ use http_body_util::BodyExt as _;
 
 use super::*;
 use crate::backend::drain::DrainTimes;
-use crate::backend::paths::RunDir;
 use crate::backend::points::Points;
 use crate::backend::stall::Mended;
 use crate::link::{PodPhase, Revision, TargetState, Vanguard, Vanguards};
@@ -40,8 +39,8 @@ impl Bench {
         let circuits = Circuits::new(8, None);
         let guards = watch::Sender::new(None);
         let vanguards = Arc::new(SharedVanguards::for_tests());
-        let gate = Gate::new(&RunDir::new(dir.path().to_owned()), dir.path()).unwrap();
-        let watched = TorGuards { newest: guards.subscribe(), gate: Arc::new(gate) };
+        let gate = Arc::new(Gate::new(dir.path(), dir.path()).unwrap());
+        let watched = TorGuards { newest: guards.subscribe(), gate, turn: Turn::default() };
         let parts = Parts { drain, traffic, circuits: circuits.clone(), vanguards: vanguards.clone() };
         let api = Api::new(pod_uid, token_file, address, tor.subscribe(), watched, parts).unwrap();
         let api = api.with_health(Arc::new(Health::for_tests()));

@@ -317,6 +317,15 @@ fn keys() -> Vec<Refused> {
         Refused::spec(json!({"deletionPolicy": "Keep"})).schema("spec.deletionPolicy"),
         Refused::spec(json!({"anonymity": {"guards": "None"}})).schema("spec.anonymity.guards"),
         Refused::spec(json!({"anonymity": {"vanguards": "None"}})).schema("spec.anonymity.vanguards"),
+        Refused::spec(json!({"anonymity": {"guardsInUse": 0}}))
+            .operator("spec.anonymity.guardsInUse: must be 1, 2 or 3")
+            .schema("spec.anonymity.guardsInUse"),
+        Refused::spec(json!({"anonymity": {"guardsInUse": 4}}))
+            .operator("spec.anonymity.guardsInUse: must be 1, 2 or 3")
+            .schema("spec.anonymity.guardsInUse"),
+        Refused::spec(json!({"anonymity": {"guards": "PerPod", "guardsInUse": 2}})).both(
+            "spec.anonymity.guardsInUse: must be 1 unless guards is Shared, because each pod then uses a guard of its own",
+        ),
         contradicted("backends", "NumCPUs 1\n  hslayer2nodes $AB"),
         contradicted("frontend", "+HSLayer2Nodes $AB#x"),
         external(&[EXTERNAL, "x"]).both(format!("spec.externalBackends[1].onionAddress: {form}")),

@@ -9,7 +9,7 @@ use k8s_openapi::ByteString;
 use serde_json::{Map, Value, json};
 
 use super::*;
-use crate::crd::GuardsProblemKind;
+use crate::common::tor_gate;
 use crate::frontend::pods::Pod;
 use crate::link::Guard;
 use crate::onion::MasterKey;
@@ -24,8 +24,8 @@ async fn a_standby_forgets_the_reports_of_pods_that_are_gone() {
     let backend = BackendId("a".to_owned());
     let (pods, seen) = watch::channel(Arc::new(Pods::from([(backend.clone(), pod)])));
     let watched = (seen, watch::channel(Facts::default()).1);
-    let (mut keeper, _links) =
-        GuardKeeper::new(Api::default_namespaced(client), "web", token, dir.path().to_owned(), watched);
+    let own = own_tor(dir.path(), "a");
+    let (mut keeper, _links) = GuardKeeper::new(Api::default_namespaced(client), "web", token, own, watched);
     keeper.shared.send_replace(Some("".into()));
     let lines = "Guard in=default rsa_id=0707070707070707070707070707070707070707 sampled_on=2026-09-21T14:13:20 \
                  listed=1\n";
@@ -79,7 +79,7 @@ struct Server(Arc<std::sync::Mutex<Value>>);
 
 impl Server {
     fn new() -> Self {
-        Self(Arc::new(std::sync::Mutex::new(json!({"metadata": {"name": "web-guards"}}))))
+        Self(Arc::new(std::sync::Mutex::new(json!({"metadata": {"name": "web-guards", "resourceVersion": "1"}}))))
     }
 
     fn set(&self, data: Entries<'_>) {
@@ -93,8 +93,19 @@ impl Server {
         let patch = async |State(server): State<Self>, body: String| {
             let patch: Value = serde_json::from_str(&body).unwrap();
             let mut secret = server.0.lock().unwrap();
-            secret["data"] = patch["data"].clone();
-            Json(secret.clone())
+            let version = secret["metadata"]["resourceVersion"].clone();
+            if patch["metadata"]["resourceVersion"] != version {
+                let status = json!({"status": "Failure", "message": "", "reason": "Conflict", "code": 409});
+                return (StatusCode::CONFLICT, Json(status));
+            }
+            let data = patch["data"].as_object().unwrap().clone();
+            if secret["data"].is_null() {
+                secret["data"] = json!({});
+            }
+            secret["data"].as_object_mut().unwrap().extend(data);
+            let next = version.as_str().unwrap().parse::<u64>().unwrap() + 1;
+            secret["metadata"]["resourceVersion"] = json!(next.to_string());
+            (StatusCode::OK, Json(secret.clone()))
         };
         let url = "/api/v1/namespaces/shop/secrets/web-guards";
         kube::Client::new(Router::new().route(url, get(read).patch(patch)).with_state(self.clone()), "shop")
@@ -113,8 +124,79 @@ fn leading_keeper(server: &Server, dir: &Path) -> (GuardKeeper, GuardLinks, Agen
     let facts = watch::channel(Facts { leading: true, ..Facts::default() }).1;
     let watched = (watch::channel(Arc::default()).1, facts);
     let secrets = Api::default_namespaced(server.client());
-    let (keeper, links) = GuardKeeper::new(secrets, "web", token.clone(), dir.to_owned(), watched);
+    let (keeper, links) = GuardKeeper::new(secrets, "web", token.clone(), own_tor(dir, "a"), watched);
     (keeper, links, token)
+}
+
+/// Returns a tor with its data in a directory, in which its gate is, too.
+fn own_tor(dir: &Path, identity: &str) -> OwnTor {
+    let gate = Arc::new(Gate::new(dir, dir).unwrap());
+    OwnTor { data_dir: dir.to_owned(), gate, identity: identity.to_owned(), guards_in_use: 1 }
+}
+
+/// Returns the keeper of a frontend whose tor waits at the gate.
+fn waiting_keeper(server: &Server, dir: &Path, identity: &str) -> (GuardKeeper, GuardLinks) {
+    tor_gate::close(dir, dir, dir).unwrap();
+    let token = AgentToken::derive(&MasterKey::generate(&mut StdRng::seed_from_u64(1)));
+    let watched = (watch::channel(Arc::default()).1, watch::channel(Facts::default()).1);
+    let secrets = Api::default_namespaced(server.client());
+    GuardKeeper::new(secrets, "web", token, own_tor(dir, identity), watched)
+}
+
+/// The tor of the first frontend chooses guards, and the tor of the second starts with them.
+#[tokio::test]
+async fn frontends_that_start_together_do_not_choose_separate_guards() {
+    let (server, dirs) = (Server::new(), [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()]);
+    let (mut first, links) = waiting_keeper(&server, dirs[0].path(), "a");
+    let (mut second, _links) = waiting_keeper(&server, dirs[1].path(), "b");
+    first.settle().await;
+    second.settle().await;
+    assert!(!first.own.gate.is_closed() && second.own.gate.is_closed());
+    links.drawn.send_replace(Some(format!("${} never-connected\n", "07".repeat(20))));
+    first.settle().await;
+    second.settle().await;
+    assert!(!second.own.gate.is_closed());
+    let shared = links.agents.shared.borrow().clone().unwrap();
+    assert_eq!(tor_state::guard_lines(dirs[1].path()).unwrap(), *shared);
+    // A frontend whose container restarts goes on.
+    let (server, dir) = (Server::new(), tempfile::tempdir().unwrap());
+    server.set(&[("drawing", b"a")]);
+    let (mut restarted, _links) = waiting_keeper(&server, dir.path(), "a");
+    restarted.settle().await;
+    assert!(!restarted.own.gate.is_closed());
+}
+
+/// Two publishers that have both read the empty Secret cannot both write their name.
+#[tokio::test]
+async fn only_one_frontend_can_claim_the_first_draw() {
+    let (server, dirs) = (Server::new(), [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()]);
+    let (mut first, _links) = waiting_keeper(&server, dirs[0].path(), "a");
+    let (mut second, _links_of_second) = waiting_keeper(&server, dirs[1].path(), "b");
+    let read =
+        async |keeper: &mut GuardKeeper| keeper.read().await.unwrap_or_else(|failure| panic!("{}", failure.reason));
+    let (seen_by_first, seen_by_second) = (read(&mut first).await, read(&mut second).await);
+    for (keeper, seen) in [(&mut first, seen_by_first), (&mut second, seen_by_second)] {
+        assert!(keeper.start_first(&seen).await.is_ok());
+    }
+    assert!(!first.own.gate.is_closed() && second.own.gate.is_closed());
+}
+
+/// If the Secret cannot be used, all pods start nevertheless, and the backends get the guards of
+/// the publisher's own tor.
+#[tokio::test]
+async fn without_a_usable_secret_the_backends_get_the_guards_of_the_publishers_tor() {
+    let (server, dir) = (Server::new(), tempfile::tempdir().unwrap());
+    let (mut keeper, links) = waiting_keeper(&server, dir.path(), "a");
+    keeper.secret = "missing".to_owned();
+    for is_closed in [true, true, false] {
+        keeper.settle().await;
+        assert_eq!(keeper.own.gate.is_closed(), is_closed, "the Secret may still come");
+    }
+    assert_eq!(*links.agents.shared.borrow(), None, "tor has not chosen any guards yet");
+    std::fs::write(dir.path().join("state"), lines(7, "sampled_idx=0")).unwrap();
+    keeper.settle().await;
+    let shared = links.agents.shared.borrow().clone().unwrap();
+    assert!(shared.contains(&"07".repeat(20)), "{shared}");
 }
 
 fn kind(links: &GuardLinks) -> Option<GuardsProblemKind> {
@@ -142,6 +224,7 @@ async fn a_bad_secret_is_replaced_and_reported() {
         let (mut keeper, links, _) = leading_keeper(&server, dir.path());
         keeper.settle().await;
         assert_eq!(kind(&links), Some(GuardsProblemKind::Replaced), "{name}");
+        assert_eq!(links.view.borrow().as_ref().unwrap().all_figures().problem, kind(&links), "{name}");
         let shared = links.agents.shared.borrow().clone().unwrap();
         assert!(shared.contains(&HEXUPPER.encode(&[7; 20])) && !shared.contains(&"09".repeat(20)), "{name}: {shared}");
         let message = links.view.borrow().as_ref().unwrap().problem.as_ref().unwrap().message.clone();
@@ -180,7 +263,10 @@ async fn lines_of_an_older_tor_and_unknown_relays_are_no_damage() {
     server.set(&[("guards", old.as_bytes()), ("mac", token.guards_mac(&old).as_bytes())]);
     keeper.settle().await;
     let view = links.view.borrow().clone().unwrap();
-    assert_eq!((view.problem, view.figures, view.unlisted), (None, GuardFigures { shared: 2, preferred: 1 }, 1));
+    assert_eq!(
+        (view.problem, view.figures, view.unlisted),
+        (None, GuardFigures { shared: 2, preferred: 1, in_use: 1, problem: None }, 1)
+    );
 }
 
 #[tokio::test]

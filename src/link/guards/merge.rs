@@ -56,14 +56,6 @@ impl GuardSample {
         Self::new(guards).unwrap_or_else(|_| self.clone())
     }
 
-    /// Returns the guard that a tor with this sample tries first, if its relays are reachable: the
-    /// first confirmed one, or else the first one.
-    pub fn preferred(&self) -> Option<&Guard> {
-        let mut listed = self.guards().iter().filter(|guard| guard.is_listed());
-        let first = listed.clone().next();
-        listed.find(|guard| guard.confirmed_on.is_some()).or(first)
-    }
-
     fn find(&self, identity: [u8; 20]) -> Option<&Guard> {
         self.guards().iter().find(|guard| guard.identity == identity)
     }
@@ -232,14 +224,6 @@ mod tests {
         assert_eq!(since(&shared.merged(own(&seen), NOW)), [Some(NOW), None, Some(NOW - 5 * DAY)]);
         let agents = GuardReports { own: None, agents: &[&seen] };
         assert_eq!(since(&shared.merged(agents, NOW)), since(&shared));
-    }
-
-    #[test]
-    fn the_preferred_guard_is_the_first_confirmed_one() {
-        let preferred = |guards: &[Guard]| sample(guards).preferred().map(|guard| guard.identity[0]);
-        assert_eq!(preferred(&[recent(1), confirmed(2), confirmed(3)]), Some(2));
-        assert_eq!(preferred(&[unlisted(1, 1), recent(2), recent(3)]), Some(2));
-        assert_eq!(preferred(&[]), None);
     }
 
     proptest! {

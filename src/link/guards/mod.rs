@@ -8,7 +8,9 @@
 mod merge;
 mod sample;
 mod secret;
+mod spread;
 
 pub use merge::GuardReports;
 pub use sample::{Guard, GuardError, GuardSample};
 pub use secret::{GuardsSecretError, MAC_ENTRY, SAMPLE_ENTRY, guards_of_data, guards_to_data};
+pub use spread::GUARDS_IN_USE;

@@ -13,7 +13,8 @@ use super::{BuildError, Inputs, LastGood, pod};
 use crate::crd::names::{self, Component};
 use crate::link::paths::{GUARDS_DIR, TOKEN_DIR, VANGUARDS_DIR};
 use crate::link::{
-    AGENT_API_PORT, MAC_ENTRY, REFUSED_TARGETS, SAMPLE_ENTRY, VANGUARDS_ENTRY, VANGUARDS_MAC_ENTRY, grace_period,
+    AGENT_API_PORT, GUARDS_IN_USE, MAC_ENTRY, REFUSED_TARGETS, SAMPLE_ENTRY, VANGUARDS_ENTRY, VANGUARDS_MAC_ENTRY,
+    grace_period,
 };
 
 /// Builds the Deployment of the backends. `config` is the `ConfigMap` that their pods mount.
@@ -31,7 +32,10 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap) -> Result<Valu
         arguments: vec!["backend".to_owned()],
         init_arguments: ["backend", "init"],
         // The agent checks the addresses that names resolve to, which the operator cannot know.
-        variables: vec![(REFUSED_TARGETS, inputs.settings().policy.refused_targets.to_string())],
+        variables: [(REFUSED_TARGETS, inputs.settings().policy.refused_targets.to_string())]
+            .into_iter()
+            .chain(guards_in_use(inputs))
+            .collect(),
         ports: vec![pod::port("agent", AGENT_API_PORT)],
         secrets: [(token, pod::read_only("token", TOKEN_DIR))]
             .into_iter()
@@ -52,6 +56,7 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap) -> Result<Valu
     let last = LastGood {
         delegated: false,
         guards: inputs.object.spec.anonymity.guards,
+        guards_in_use: inputs.object.spec.anonymity.guards_in_use,
         vanguards: inputs.object.spec.anonymity.vanguards,
         address: inputs.address,
         settings: serde_json::to_value(backends)?,
@@ -105,6 +110,13 @@ pub(super) fn file(secret: String, key: &str) -> SecretVolumeSource {
 /// too.
 pub(super) fn guards(inputs: &Inputs<'_>) -> Option<(Volume, VolumeMount)> {
     inputs.shares_guards().then(|| of_guards_secret(inputs, "guards", [SAMPLE_ENTRY, MAC_ENTRY], GUARDS_DIR))
+}
+
+/// Returns the variable with the number of guards over which the pods spread. The default is left
+/// out, so that an upgrade replaces no pods.
+pub(super) fn guards_in_use(inputs: &Inputs<'_>) -> Option<(&'static str, String)> {
+    let number = inputs.object.spec.anonymity.guards_in_use;
+    (inputs.shares_guards() && number > 1).then(|| (GUARDS_IN_USE, number.to_string()))
 }
 
 /// Returns the volume with the shared vanguards and its mount, or None if the tors of the service
@@ -187,6 +199,25 @@ mod tests {
             fixture.environment.settings.tor_extra_config = String::new();
             assert_eq!(mounts(&fixture), [None, None], "{spec}");
         }
+    }
+
+    #[test]
+    fn the_pods_learn_over_how_many_guards_they_spread() {
+        let variables = |spec| {
+            let mut fixture = Fixture::of(&spec);
+            fixture.environment.settings.tor_extra_config = String::new();
+            ["Deployment web-backend", "Deployment web-frontend"].map(|id| {
+                let ours = &fixture.child(id)["spec"]["template"]["spec"]["containers"][0];
+                let variables = ours["env"].as_array().unwrap();
+                let found = variables.iter().find(|variable| variable["name"] == "GUARDS_IN_USE");
+                found.map(|variable| variable["value"].clone())
+            })
+        };
+        let two = Some(json!("2"));
+        assert_eq!(variables(json!({"anonymity": {"guardsInUse": 2}})), [two.clone(), two]);
+        assert_eq!(variables(json!({})), [None, None]);
+        let bridges = json!({"anonymity": {"guardsInUse": 2}, "frontend": {"extraTorrc": "UseBridges 1"}});
+        assert_eq!(variables(bridges), [None, None], "the pods share no guards");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde_json::Value;
 
 use super::config_map::config_hash;
-use super::deployment_backend::{file, guards, rolling, vanguards};
+use super::deployment_backend::{file, guards, guards_in_use, rolling, vanguards};
 use super::{BuildError, Inputs, LastGood, SECRET_KEY_FILE, SIGNING_KIT_FILE, pod};
 use crate::crd::names::{self, Component};
 use crate::link::paths::MASTER_KEY_DIR;
@@ -45,7 +45,7 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str)
         arguments,
         init_arguments: ["frontend", "init"],
         // The publisher rejects the key in the Secret if the key's address differs from this one.
-        variables: vec![("ONION_ADDRESS", inputs.address.to_string())],
+        variables: [("ONION_ADDRESS", inputs.address.to_string())].into_iter().chain(guards_in_use(inputs)).collect(),
         ports: served_ports,
         secrets,
         pre_stop: None,
@@ -63,6 +63,7 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str)
         secret: Some(names::master_key_secret(inputs.object)),
         delegated: inputs.object.spec.master_key.delegated,
         guards: inputs.object.spec.anonymity.guards,
+        guards_in_use: inputs.object.spec.anonymity.guards_in_use,
         vanguards: inputs.object.spec.anonymity.vanguards,
         account: Some(account.to_owned()),
     };

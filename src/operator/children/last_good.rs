@@ -35,6 +35,10 @@ pub struct LastGood {
     /// The value of `spec.anonymity.guards`.
     #[serde(default)]
     pub guards: GuardMode,
+    /// The value of `spec.anonymity.guardsInUse`. The default is left out, so that an upgrade
+    /// changes no Deployment.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub guards_in_use: u8,
     /// The value of `spec.anonymity.vanguards`. The default is left out, so that an upgrade changes
     /// no Deployment.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -42,6 +46,15 @@ pub struct LastGood {
     /// The UID of the frontends' `ServiceAccount`, in the frontends' Deployment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,
+}
+
+fn one() -> u8 {
+    1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_one(number: &u8) -> bool {
+    *number == 1
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
@@ -58,7 +71,7 @@ impl LastGood {
 
     /// Returns the value of `spec.anonymity`.
     pub fn anonymity(&self) -> Anonymity {
-        Anonymity { guards: self.guards, vanguards: self.vanguards }
+        Anonymity { guards: self.guards, guards_in_use: self.guards_in_use, vanguards: self.vanguards }
     }
 
     /// Adds the values to the metadata of a Deployment, unless they are too long.
@@ -99,8 +112,10 @@ mod tests {
     #[test]
     fn both_deployments_remember_how_the_pods_enter_the_network() {
         let chosen = json!({"anonymity": {"guards": "PerPod", "vanguards": "Full"}});
-        let full = Anonymity { guards: GuardMode::PerPod, vanguards: VanguardMode::Full };
-        for (spec, anonymity) in [(json!({}), Anonymity::default()), (chosen, full)] {
+        let full = Anonymity { guards: GuardMode::PerPod, guards_in_use: 1, vanguards: VanguardMode::Full };
+        let three = json!({"anonymity": {"guardsInUse": 3}});
+        let spread = Anonymity { guards_in_use: 3, ..Anonymity::default() };
+        for (spec, anonymity) in [(json!({}), Anonymity::default()), (chosen, full), (three, spread)] {
             for id in ["Deployment web-backend", "Deployment web-frontend"] {
                 assert_eq!(written(&Fixture::of(&spec), id).unwrap().anonymity(), anonymity, "{id}");
             }

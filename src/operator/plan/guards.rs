@@ -56,6 +56,10 @@ pub(super) fn finding(
         1 => {
             Finding::yes(Reason::GuardsAgree, format!("All pods use the same guard first; {shared} guards are shared."))
         }
+        some if some <= object.spec.anonymity.guards_in_use.into() => {
+            let message = format!("The pods spread over {some} guards, as intended; {shared} guards are shared.");
+            Finding::yes(Reason::GuardsAgree, message)
+        }
         different => {
             let message = format!("The pods use {different} different guards first; {shared} guards are shared.");
             Finding::no(Reason::GuardsDiffer, message)
@@ -107,6 +111,21 @@ mod tests {
         ] {
             let (shared, ready) = found(&seen);
             assert_eq!((shared.as_str(), ready.as_str()), (expected, "True Ready: The service is reachable."));
+        }
+    }
+
+    #[test]
+    fn pods_that_spread_over_guards_as_intended_agree() {
+        for (wanted, in_use, expected) in [
+            (3, 3, "True GuardsAgree: The pods spread over 3 guards, as intended; 20 guards are shared."),
+            (3, 4, "False GuardsDiffer: The pods use 4 different guards first; 20 guards are shared."),
+            (2, 3, "False GuardsDiffer: The pods use 3 different guards first; 20 guards are shared."),
+        ] {
+            let mut observed = healthy();
+            observed.object = with(&observed.object, "status/guards", guards(20, 0, in_use));
+            observed.object = with(&observed.object, "spec/anonymity/guardsInUse", json!(wanted));
+            let (_, status) = concluded(&observed);
+            assert_eq!(condition(&status, "GuardsShared"), expected);
         }
     }
 

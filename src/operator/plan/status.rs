@@ -16,7 +16,7 @@ use crate::crd::{BackendState, BackendStatus, ConditionType, OnionBalancedServic
 use crate::operator::children::Kind;
 use crate::operator::conditions::{Finding, Truth, listed, merge};
 
-/// Returns the operator's part of the status. `backends`, `published`, `probes` and `guards` belong
+/// Returns the operator's part of the status. `backends`, `published`, `probes`, `guards` and `vanguards` belong
 /// to the publisher, so they are left empty and are not applied. `previous` is the current status.
 pub fn status(
     observed: &Observed,
@@ -72,6 +72,7 @@ pub fn status(
         published: Vec::new(),
         probes: Vec::new(),
         guards: None,
+        vanguards: None,
         conditions: merge(&previous.conditions, &found, object.metadata.generation, now),
     }
 }

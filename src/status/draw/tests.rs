@@ -49,6 +49,7 @@ fn ready() -> View {
             "published": [period(20_455, 8), period(20_456, 7)],
             "probes": [{"port": 80, "result": "Answered", "since": "2026-01-01T11:58:00Z"}],
             "guards": {"shared": 20, "unlisted": 1, "inUse": 1},
+            "vanguards": {"secondHop": 4, "thirdHop": 6, "outdated": 1},
             "conditions": [
                 condition("Accepted", "True", "Valid", "The spec is valid."),
                 condition("Reachable", "True", "Answered", "The address answers."),
@@ -103,6 +104,7 @@ fn a_ready_service_is_shown_in_full() {
   published 45s ago, on 15 of 16 HSDirs
   probed    port 80: answers (since 2m0s)
   guards    1 in use, 20 shared, 1 of them not in the consensus
+  vanguards 4 at the second and 6 at the third hop; 1 backend does not use them
 
 BACKEND        STATE     POINTS  SINCE  REMARK
 web-backend-a  Ready          3  13m

@@ -1,8 +1,12 @@
 //! The loss of the guard that all pods of the service use.
 //!
-//! The plain service loses its guard at the same time. If that is another relay, our pods may have
-//! it as their second guard, and lose two guards. They may then use both of these again, and one
-//! more guard in the meantime.
+//! The plain service loses its guard at the same time. Each service loses only one guard, because
+//! the first guard of one is none of the other's primary guards (`PlainService::start_apart`).
+//!
+//! A guard is in use if it is the first relay of a complete circuit. A connection alone does not
+//! count: tor fetches directory documents through its first three guards, and keeps a connection for
+//! some minutes after the last circuit. A frontend that does not lead builds no circuits, so it need
+//! not move before it leads.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,10 +19,11 @@ use tokio::time::{Instant, sleep};
 
 use crate::chaos::fault::{ActiveFault, Fault, Findings};
 use crate::chaos::figure::Figure;
-use crate::chaos::hops::{Hops, of_pods};
+use crate::chaos::hops::{Hops, of_pods, primary_guards_of_pods};
 use crate::chaos::limit::{Bound, Limit, like_plain};
 use crate::chaos::needs::Needs;
 use crate::chaos::observed::Observed;
+use crate::chaos::plain::are_apart;
 use crate::chaos::stage::Stage;
 use crate::wait::{Seen, until};
 
@@ -33,7 +38,7 @@ const AWAY: Duration = Duration::from_secs(90);
 const RETURNED: Duration = Duration::from_secs(13 * 60);
 /// The interval at which all tors are asked.
 const SAMPLED: Duration = Duration::from_secs(1);
-/// The maximum time until all pods and the plain service each use one guard.
+/// The maximum time until all busy pods and the plain service each use one guard.
 const SETTLED: Duration = Duration::from_secs(120);
 /// The interval between requests. One request per second results in about 800 requests.
 const EVERY: Duration = Duration::from_secs(1);
@@ -56,22 +61,22 @@ impl Fault for GuardDown {
         Box::pin(async move {
             let network = stage.network.grown();
             let names = network.fingerprints()?;
-            let [ours, plain] = guards_in_use(stage).await?;
+            let busy = busy_pods(stage).await?;
+            let [ours, plain] = guards_in_use(stage, &busy).await?;
             let process = |guard: &String| names.get(guard).context("a guard is no relay of this network");
-            let lost = BTreeSet::from([process(&ours)?, process(&plain)?]);
+            let lost = [process(&ours)?, process(&plain)?];
             let at = Instant::now();
             try_join_all(lost.into_iter().map(|relay| stage.processes.kill(relay))).await?;
-            let same = usize::from(ours == plain);
             Ok(ActiveFault::new(at, BTreeSet::new()).with_findings(async move {
-                let mut watch = Watch::new(stage, at, [ours, plain]);
+                let authorities = stage.network.authority_processes();
+                let mut watch = Watch::new(stage, at, busy, [ours, plain]);
                 watch.sample_until(at + AWAY, |_| false).await?;
                 let back = Instant::now();
                 network.up().await?;
                 let is_back = |watch: &Watch<'_>| watch.returned.iter().all(Option::is_some);
                 watch.sample_until(back + RETURNED, is_back).await?;
-                let mut figures = watch.figures(back);
-                figures.push(Figure::count("plain_has_same_guard", same, ""));
-                Ok(Findings { figures, ..Findings::default() })
+                watch.connected.retain(|relay| names.get(relay).is_none_or(|process| !authorities.contains(process)));
+                Ok(Findings { figures: watch.figures(back), ..Findings::default() })
             }))
         })
     }
@@ -83,63 +88,95 @@ impl Fault for GuardDown {
     fn limits(&self) -> Vec<Limit> {
         let own = [
             Limit::new("moved_s", Bound::AtMost(60.0)),
-            Limit::new("next_guards", Bound::AtMost(1.0)),
+            Limit::new("guards_in_use", Bound::AtMost(2.0)),
             Limit::new("returned_s", Bound::AtMost(RETURNED.as_secs_f64())),
         ];
         [&own[..], &like_plain(3.0)].concat()
     }
 }
 
-/// Waits until all pods of the service use the same guard, and returns this guard and the one that
-/// the plain service uses.
-async fn guards_in_use(stage: &Stage) -> Result<[String; 2]> {
-    until("each service uses one guard", SETTLED, async || {
-        let ours: Vec<_> = pods(stage).await?.into_iter().map(|tor| tor.in_use).collect();
-        let plain = stage.plain().hops().await?.in_use;
-        let all: BTreeSet<_> = ours.iter().flatten().collect();
-        let one = (all.len() == 1 && ours.iter().all(|pod| !pod.is_empty())).then(|| all.first().copied()).flatten();
-        Ok(match (one, plain.first()) {
-            (Some(ours), Some(first)) if plain.len() == 1 => Seen::Yes([ours.clone(), first.clone()]),
+/// Returns the UIDs of the pods that always have circuits: the backends and the leading frontend.
+async fn busy_pods(stage: &Stage) -> Result<BTreeSet<String>> {
+    let mut busy: BTreeSet<_> = stage.service.backends().await?.into_iter().map(|backend| backend.uid).collect();
+    busy.insert(stage.leader().await?.1);
+    Ok(busy)
+}
+
+/// Waits until all busy pods of the service use the same guard and no pod uses another one, and
+/// returns this guard and the one that the plain service uses. Returns an error if one service
+/// could lose two guards.
+async fn guards_in_use(stage: &Stage, busy: &BTreeSet<String>) -> Result<[String; 2]> {
+    let guards = until("each service uses one guard", SETTLED, async || {
+        let ours = first_hops(stage, busy).await?;
+        let plain = vec![stage.plain().hops().await?];
+        Ok(match (only_guard(&ours), only_guard(&Tors { busy: plain.clone(), idle: Vec::new() })) {
+            (Some(ours), Some(plain)) => Seen::Yes([ours.clone(), plain.clone()]),
             _ => Seen::NotYet(format!("our pods use {ours:?}, the plain service uses {plain:?}")),
         })
     })
-    .await
+    .await?;
+    let plain = stage.plain().primary_guards().await?;
+    let ours = primary_guards_of_pods(&stage.service.pods().await?.iter().filter_map(Pod::uid).collect()).await?;
+    let are_apart = ours.values().all(|ours| are_apart(ours, &plain));
+    anyhow::ensure!(are_apart, "the services share guards: {ours:?} and {plain:?}");
+    Ok(guards)
+}
+
+/// The first hops of the tors of a service.
+#[derive(Debug)]
+struct Tors {
+    /// The tors that always have circuits.
+    busy: Vec<Hops>,
+    /// The other ones.
+    idle: Vec<Hops>,
+}
+
+impl Tors {
+    fn all(&self) -> impl Iterator<Item = &Hops> {
+        self.busy.iter().chain(&self.idle)
+    }
 }
 
 /// Returns the first hops of each pod of the service. A tor that does not answer has none.
-async fn pods(stage: &Stage) -> Result<Vec<Hops>> {
+async fn first_hops(stage: &Stage, busy: &BTreeSet<String>) -> Result<Tors> {
     let uids: BTreeSet<_> = stage.service.pods().await?.iter().filter_map(Pod::uid).collect();
     let mut hops = of_pods(&uids).await?;
-    Ok(uids.iter().map(|uid| hops.remove(uid).unwrap_or_default()).collect())
+    Ok(Tors {
+        busy: busy.iter().map(|uid| hops.remove(uid).unwrap_or_default()).collect(),
+        idle: hops.into_values().collect(),
+    })
 }
 
-/// Returns the guard to which all tors are connected, if no tor has a circuit through another one.
-/// A frontend's tor may have no circuit at all until it publishes again.
-fn next(tors: &[Hops]) -> Option<&String> {
-    let guards: BTreeSet<_> = tors.iter().flat_map(|tor| &tor.in_use).collect();
-    let next = guards.first().copied().filter(|_| guards.len() == 1)?;
-    tors.iter().all(|tor| tor.connected.contains(next)).then_some(next)
+/// Returns the guard that each busy tor uses, if no tor uses another one.
+fn only_guard(tors: &Tors) -> Option<&String> {
+    let guards: BTreeSet<_> = tors.all().flat_map(|tor| &tor.in_use).collect();
+    let only = guards.first().copied().filter(|_| guards.len() == 1)?;
+    tors.busy.iter().all(|tor| !tor.in_use.is_empty()).then_some(only)
 }
 
 /// The reactions of both services' tors since the fault.
 struct Watch<'a> {
     stage: &'a Stage,
     at: Instant,
+    /// The UIDs of our pods that always have circuits.
+    busy: BTreeSet<String>,
     /// The guards that our service and the plain one have lost.
     lost: [String; 2],
-    /// The guards that our pods have used since the fault.
-    used: BTreeSet<String>,
-    /// The greatest number of guards that our pods used at the same time.
-    most: usize,
-    /// The times at which all tors of each service were connected to the same other guard.
+    /// The guards that the pods of each service have used since the fault.
+    used: [BTreeSet<String>; 2],
+    /// The relays to which our pods have had connections since the fault.
+    connected: BTreeSet<String>,
+    /// The times at which all busy tors of each service used the same other guard, and no tor used
+    /// another one.
     moved: [Option<Instant>; 2],
-    /// The times at which all tors of each service used the lost guard again.
+    /// The times at which all busy tors of each service used the lost guard again.
     returned: [Option<Instant>; 2],
 }
 
 impl<'a> Watch<'a> {
-    fn new(stage: &'a Stage, at: Instant, lost: [String; 2]) -> Self {
-        Self { stage, at, lost, used: BTreeSet::new(), most: 0, moved: [None; 2], returned: [None; 2] }
+    fn new(stage: &'a Stage, at: Instant, busy: BTreeSet<String>, lost: [String; 2]) -> Self {
+        let used = lost.clone().map(|guard| BTreeSet::from([guard]));
+        Self { stage, at, busy, lost, used, connected: BTreeSet::new(), moved: [None; 2], returned: [None; 2] }
     }
 
     /// Asks all tors again and again until the time has come or the condition holds.
@@ -152,17 +189,16 @@ impl<'a> Watch<'a> {
     }
 
     async fn sample(&mut self) -> Result<()> {
-        let ours = pods(self.stage).await?;
+        let ours = first_hops(self.stage, &self.busy).await?;
         let plain = self.stage.plain().hops().await.unwrap_or_default();
-        let now: BTreeSet<_> = ours.iter().flat_map(|tor| &tor.in_use).cloned().collect();
-        self.most = self.most.max(now.len());
-        self.used.extend(now);
+        self.connected.extend(ours.all().flat_map(|tor| &tor.connected).cloned());
         let at = Instant::now();
-        for (service, tors) in [ours, vec![plain]].iter().enumerate() {
+        for (service, tors) in [ours, Tors { busy: vec![plain], idle: Vec::new() }].iter().enumerate() {
             let lost = &self.lost[service];
+            self.used[service].extend(tors.all().flat_map(|tor| &tor.in_use).cloned());
             if self.moved[service].is_none() {
-                self.moved[service] = next(tors).filter(|next| *next != lost).map(|_| at);
-            } else if self.returned[service].is_none() && tors.iter().all(|tor| tor.in_use.contains(lost)) {
+                self.moved[service] = only_guard(tors).filter(|guard| *guard != lost).map(|_| at);
+            } else if self.returned[service].is_none() && tors.busy.iter().all(|tor| tor.in_use.contains(lost)) {
                 self.returned[service] = Some(at);
             }
         }
@@ -174,17 +210,14 @@ impl<'a> Watch<'a> {
         let after = |time: Option<Instant>, start: Instant| {
             time.map_or(f64::INFINITY, |time| time.saturating_duration_since(start).as_secs_f64())
         };
-        let next = self.used.iter().filter(|guard| !self.lost.contains(guard)).count();
-        let mut used = self.used.clone();
-        used.insert(self.lost[0].clone());
         vec![
             Figure::seconds("moved_s", after(self.moved[0], self.at)),
             Figure::seconds("plain_moved_s", after(self.moved[1], self.at)),
             Figure::seconds("returned_s", after(self.returned[0], back)),
             Figure::seconds("plain_returned_s", after(self.returned[1], back)),
-            Figure::count("next_guards", next, "guards"),
-            Figure::count("guards_in_use", used.len(), "guards"),
-            Figure::count("guards_at_once", self.most, "guards"),
+            Figure::count("guards_in_use", self.used[0].len(), "guards"),
+            Figure::count("plain_guards_in_use", self.used[1].len(), "guards"),
+            Figure::count("guards_connected", self.connected.len(), "guards"),
         ]
     }
 }
@@ -193,18 +226,22 @@ impl<'a> Watch<'a> {
 mod tests {
     use super::*;
 
-    fn tor(connected: &[&str], in_use: &[&str]) -> Hops {
+    fn tor(in_use: &[&str]) -> Hops {
         let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        Hops { connected: set(connected), in_use: set(in_use) }
+        // Idle connections to other guards are no use of these.
+        Hops { connected: set(&["a", "b", "c"]), in_use: set(in_use) }
     }
 
     #[test]
-    fn the_pods_have_moved_when_all_are_connected_to_one_guard_and_none_uses_another() {
-        let moved = |tors: &[Hops]| next(tors).cloned();
-        let backend = tor(&["b", "c"], &["b"]);
-        assert_eq!(moved(&[backend.clone(), tor(&["b"], &[])]).as_deref(), Some("b"));
-        assert_eq!(moved(&[backend.clone(), tor(&["c"], &[])]), None, "a tor is not connected");
-        assert_eq!(moved(&[backend, tor(&["b", "c"], &["c"])]), None, "a tor uses another guard");
-        assert_eq!(moved(&[tor(&["b"], &[])]), None, "no tor has a circuit");
+    fn the_pods_have_moved_when_each_busy_one_uses_the_next_guard_and_none_uses_another() {
+        let only = |busy: &[&[&str]], idle: &[&[&str]]| {
+            let [busy, idle] = [busy, idle].map(|tors| tors.iter().map(|in_use| tor(in_use)).collect());
+            only_guard(&Tors { busy, idle }).cloned()
+        };
+        assert_eq!(only(&[&["b"], &["b"]], &[&[]]).as_deref(), Some("b"));
+        assert_eq!(only(&[&["b"], &[]], &[&["b"]]), None, "a busy tor has no circuit");
+        assert_eq!(only(&[&["b"], &["b", "c"]], &[]), None, "a busy tor uses two guards");
+        assert_eq!(only(&[&["b"]], &[&["c"]]), None, "an idle tor uses another guard");
+        assert_eq!(only(&[], &[&["b", "c"]]), None);
     }
 }

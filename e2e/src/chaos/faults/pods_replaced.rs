@@ -103,8 +103,8 @@ fn authorities(stage: &Stage) -> Result<BTreeSet<String>> {
     Ok(relays.filter(|(_, process)| processes.contains(process)).map(|(relay, _)| relay).collect())
 }
 
-/// Creates a service, replaces all its pods again and again, and deletes the service. Returns the
-/// relays to which the tor of each pod has had connections, by the pod's UID.
+/// Creates a service, replaces all its pods again and again, and deletes the service with its pods,
+/// so that the next service starts in peace. Returns the relays to which the tor of each pod has had connections, by the pod's UID.
 async fn replace(stage: &Stage, name: &str, mode: &str) -> Result<BTreeMap<String, BTreeSet<String>>> {
     let object = format!(
         "apiVersion: onionbalance.dev/v1alpha1\nkind: OnionBalancedService\nmetadata: {{name: {name}}}\nspec:\n  \
@@ -126,7 +126,17 @@ async fn replace(stage: &Stage, name: &str, mode: &str) -> Result<BTreeMap<Strin
         }
     }
     stage.run(&format!("delete obs/{name} --wait=false")).await?;
-    stage.run(&delete).await?;
+    until(&format!("the pods of {name} have ended"), WAVE, async || {
+        // The Deployments can replace pods until they are deleted, too.
+        stage.run(&delete).await?;
+        let left = service.pods().await?.len();
+        if left == 0 {
+            return Ok(Seen::Yes(()));
+        }
+        sleep(SAMPLED).await;
+        Ok(Seen::NotYet(format!("{left} are left")))
+    })
+    .await?;
     Ok(entries)
 }
 
