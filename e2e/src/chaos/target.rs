@@ -37,9 +37,12 @@ pub struct Target {
 impl Target {
     /// Listens on this machine's end of the link to the node, where pods can reach it.
     pub async fn listen() -> Result<Self> {
-        let listener = TcpListener::bind((HOST_ADDRESS, 0))
-            .await
-            .context("could not listen on the link to the node; run `e2e up`")?;
+        Self::listen_at(HOST_ADDRESS).await.context("could not listen on the link to the node; run `e2e up`")
+    }
+
+    /// Listens on any port of an address of this machine.
+    pub async fn listen_at(address: &str) -> Result<Self> {
+        let listener = TcpListener::bind((address, 0)).await?;
         let address = listener.local_addr()?.to_string();
         let (mood, moods) = watch::channel(Mood::Answers);
         let serving = tokio::spawn(async move {
