@@ -7,11 +7,12 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use futures::future::try_join_all;
 use onionbalance_operator::link::{AGENT_API_PORT, AgentConfig, AgentToken, ForwardedPort, TargetCheck};
 use onionbalance_operator::onion::MasterKey;
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 
 use super::render;
@@ -19,7 +20,6 @@ use crate::command::{command, output};
 use crate::onionkey;
 use crate::process::Processes;
 use crate::state::source_tree;
-use crate::torclient::get;
 use crate::tornet::{Tor, make_private_dir};
 
 /// The number of introduction points of each backend.
@@ -133,9 +133,28 @@ impl System {
     }
 }
 
+/// Returns the sum of a metric's samples at tor's `MetricsPort`.
 async fn metric(address: &str, name: &str) -> Result<u64> {
-    let mut stream = TcpStream::connect(address).await?;
-    let text = get(&mut stream, address, "/metrics").await?;
+    let mut stream = BufReader::new(TcpStream::connect(address).await?);
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
+    let mut length = None;
+    loop {
+        let mut line = String::new();
+        ensure!(stream.read_line(&mut line).await? > 0, "tor's answer with its metrics has no body");
+        match line.trim_end().split_once(": ") {
+            Some(("Content-Length", value)) => length = Some(value.parse()?),
+            None if line.trim().is_empty() => break,
+            _ => {}
+        }
+    }
+    // tor leaves the connection open.
+    let mut text = vec![0; length.context("tor's answer with its metrics has no length")?];
+    stream.read_exact(&mut text).await?;
+    sum(&String::from_utf8_lossy(&text), name)
+}
+
+/// Returns the sum of a metric's samples in the text format of Prometheus.
+fn sum(text: &str, name: &str) -> Result<u64> {
     let samples = text.lines().filter(|line| line.starts_with(&format!("{name}{{")));
     let values = samples.map(|line| line.rsplit(' ').next().unwrap_or_default().parse::<u64>());
     values.sum::<Result<_, _>>().with_context(|| format!("tor's metric {name} is not a number"))
@@ -352,4 +371,17 @@ fn in_folders(program: &Path, subcommand: &[&str], dir: &Path) -> Command {
     command.arg("--vanguards-dir").arg(dir.join("vanguards"));
     command.env("RUST_LOG", "info,onionbalance_operator=debug,hyper=info");
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_samples_of_a_metric_are_added() {
+        let text = "# TYPE tor_a counter\ntor_a{onion=\"x\"} 3\ntor_a{onion=\"y\"} 4\ntor_a_b{onion=\"x\"} 9\n";
+        assert_eq!(sum(text, "tor_a").unwrap(), 7);
+        assert_eq!(sum(text, "tor_c").unwrap(), 0);
+        assert!(sum("tor_a{} many\n", "tor_a").is_err());
+    }
 }
