@@ -1,10 +1,14 @@
 //! The flood of introductions, which also watches what the HSDirs hold. It uses none of the product's
 //! code.
 
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, bail};
+use k8s_openapi::jiff::Timestamp;
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, ChildStdin};
@@ -62,13 +66,18 @@ enum Line {
 
 impl Attack {
     /// Starts the process, which watches but does not flood yet. It reads the consensus from the
-    /// client's tor.
-    pub async fn start(client: &TorClient, onion: &str, hsdirs: impl IntoIterator<Item = &String>) -> Result<Self> {
+    /// client's tor. Everything that it prints is written to a log, too.
+    pub async fn start(
+        client: &TorClient,
+        onion: &str,
+        hsdirs: impl IntoIterator<Item = &String>,
+        log: &Path,
+    ) -> Result<Self> {
         let mut flood = Descriptor::flood(client.tor(), onion, hsdirs).await?;
         let mut child = flood.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
         let rate = child.stdin.take().context("descriptor.py has no standard input")?;
         let seen = Arc::default();
-        let reading = tokio::spawn(read(child, Arc::clone(&seen)));
+        let reading = tokio::spawn(read(child, Arc::clone(&seen), File::create(log)?));
         Ok(Self { rate, seen, reading })
     }
 
@@ -92,11 +101,13 @@ impl Drop for Attack {
     }
 }
 
-async fn read(mut child: Child, seen: Arc<Mutex<Observed>>) -> Result<()> {
+#[allow(clippy::disallowed_methods, reason = "the log contains the time of the wall clock, as all logs do")]
+async fn read(mut child: Child, seen: Arc<Mutex<Observed>>, mut log: File) -> Result<()> {
     let output = child.stdout.take().context("descriptor.py has no standard output")?;
     let mut lines = BufReader::new(output).lines();
     while let Some(line) = lines.next_line().await? {
         let at = Instant::now();
+        writeln!(log, "{} {line}", Timestamp::now())?;
         let line = serde_json::from_str(&line).with_context(|| format!("descriptor.py printed {line:?}"))?;
         seen.lock().unwrap_or_else(PoisonError::into_inner).add(line, at);
     }

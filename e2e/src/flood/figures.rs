@@ -54,6 +54,8 @@ pub fn compute(name: &str, measured: &Measured) -> Results {
         Figure::new(FAILED, share(counts.failed), "%"),
         Figure::new(SLOW, share(counts.slow), "%"),
         Figure::new("introductions_per_s", *handled_per_s, "per s"),
+        Figure::count("introductions_passed_on", seen.outcomes.passed_on, "introductions"),
+        Figure::count("introductions_refused", seen.outcomes.too_many, "introductions"),
         Figure::count("requests", counts.requests, "requests"),
         Figure::count("hsdirs", live.len(), "HSDirs"),
     ];

@@ -22,7 +22,6 @@ use anyhow::{Context as _, Result};
 use k8s_openapi::jiff::Timestamp;
 use tokio::time::{Instant, sleep};
 
-use self::attack::Attack;
 use self::figures::{Measured, compute, judge, name, table};
 use self::stage::Stage;
 use self::systems::{Defense, Kind, System};
@@ -148,7 +147,7 @@ async fn turn(stage: &Stage, options: &Options, kind: Kind, defended: bool) -> R
     let defense = defended.then_some(DEFENSE);
     let start = System::start(&stage.place, &name, kind, BACKENDS, defense);
     let system = step(&format!("{name}: start"), start).await?;
-    let mut attack = Attack::start(&stage.watcher, &system.onion, &stage.relays).await?;
+    let mut attack = stage.attack(&name, &system).await?;
     step(&format!("{name}: complete descriptors"), stage.wait_published(&system, &attack)).await?;
     wait_for_a_calm_time(options.lasts).await;
     say(&format!("{name}: flood for {} s", options.lasts.as_secs()));
@@ -177,7 +176,7 @@ async fn capacity(stage: &Stage) -> Result<Results> {
         let name = format!("capacity{backends}");
         let start = System::start(&stage.place, &name, Kind::Ours, backends, None);
         let system = step(&format!("{backends} backends: start"), start).await?;
-        let mut attack = Attack::start(&stage.watcher, &system.onion, &stage.relays).await?;
+        let mut attack = stage.attack(&name, &system).await?;
         step(&format!("{backends} backends: complete descriptors"), stage.wait_published(&system, &attack)).await?;
         say(&format!("{backends} backends: flood for {} s", CAPACITY_LASTS.as_secs()));
         let before = system.handled().await?;

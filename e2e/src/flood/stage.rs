@@ -20,7 +20,7 @@ use crate::wait::{Seen, until};
 
 /// The number of relays. The authorities call about half of them Stable, and only these become
 /// introduction points. A descriptor of ours names each relay once.
-const RELAYS: u16 = 38;
+const RELAYS: u16 = 24;
 /// The number of clients that drop their descriptors before each request.
 const FRESH_CLIENTS: usize = 16;
 /// The parameters of the consensus: tor replaces a point after this number of introductions, which
@@ -88,6 +88,12 @@ impl Stage {
         self.network.command_all(&format!("SETCONF ConsensusParams=\"{PARAMETERS}\"")).await?;
         until("every relay knows the parameters", PATIENCE, async || self.network.has_parameters(PARAMETERS).await)
             .await
+    }
+
+    /// Starts to watch a service that will be flooded.
+    pub async fn attack(&self, name: &str, system: &System) -> Result<Attack> {
+        let log = self.place.dir.join(format!("logs/{name}-attack.log"));
+        Attack::start(&self.watcher, &system.onion, &self.relays, &log).await
     }
 
     /// Waits until all introduction points of the service are established, the HSDirs' descriptors
