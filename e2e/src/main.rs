@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use onionbalance_e2e::cluster::Cluster;
-use onionbalance_e2e::state::State;
 use onionbalance_e2e::flood::{self, Part};
+use onionbalance_e2e::state::State;
 use onionbalance_e2e::{bringup, chaos, demo, dns, node};
 
 /// Runs a one-node Kubernetes cluster and a private Tor network on this machine, for the demo and

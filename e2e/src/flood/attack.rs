@@ -57,10 +57,7 @@ pub struct Outcomes {
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Line {
-    Point {
-        point: String,
-        answer: Option<u16>,
-    },
+    Point { point: String, answer: Option<u16> },
     HsDir(judge::Line),
 }
 

@@ -1,5 +1,7 @@
 //! The figures of the flood, and their limits.
 
+use tokio::time::Instant;
+
 use super::attack::Observed;
 use super::live::{live_percent, percent};
 use super::systems::Kind;
@@ -9,7 +11,6 @@ use crate::chaos::limit::{Bound, Limit};
 use crate::chaos::request::{Request, ServiceKind};
 use crate::chaos::tally::Requests;
 use crate::chaos::verdict::Judged;
-use tokio::time::Instant;
 
 /// The least percentage of live introduction points that each HSDir must hold.
 const LIVE_PERCENT: f64 = 95.0;

@@ -57,12 +57,7 @@ mod tests {
     fn answer(at: Instant, hsdir: &str, points: &[&str]) -> HsDirAnswer {
         let points = points.iter().map(ToString::to_string).collect();
         let place = Place { hsdir: hsdir.to_owned(), blinded_key: "key".to_owned() };
-        HsDirAnswer {
-            place,
-            of_clients: true,
-            at,
-            descriptor: Some(HeldDescriptor { revision_counter: 1, points }),
-        }
+        HsDirAnswer { place, of_clients: true, at, descriptor: Some(HeldDescriptor { revision_counter: 1, points }) }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What all turns share: the network, the clients and the web server.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,12 +68,8 @@ impl Stage {
         let clients = Arc::new(step("honest clients", clients).await?);
         let watcher = TorClient::fresh(processes, "watcher", &dir.join("watcher"), &torrc, None).await?;
         let target = Target::listen_at("127.0.0.1").await?;
-        let place = Place {
-            processes: processes.clone(),
-            dir: dir.to_owned(),
-            torrc,
-            target: target.address().to_owned(),
-        };
+        let place =
+            Place { processes: processes.clone(), dir: dir.to_owned(), torrc, target: target.address().to_owned() };
         let relays = network.fingerprints()?.into_keys().collect();
         Ok(Self { place, clients, watcher, relays, network, _target: target })
     }
@@ -112,7 +109,7 @@ impl Stage {
             if is_published && is_complete && since.elapsed() >= UNCHANGED {
                 return Ok(Seen::Yes(()));
             }
-            let hsdirs = last.as_ref().map_or(0, |held| held.len());
+            let hsdirs = last.as_ref().map_or(0, BTreeMap::len);
             Ok(Seen::NotYet(format!("{hsdirs} HSDirs hold a descriptor; established points: {established:?}")))
         })
         .await?;

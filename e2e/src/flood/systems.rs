@@ -234,9 +234,9 @@ impl Builder<'_> {
     /// Returns the operator's torrc for a component, with the lines for this network. `MetricsPort`
     /// is left out, because all tors share this machine's loopback address.
     fn torrc(&self, component: &str, dir: &Path, key: &MasterKey, ports: &[ForwardedPort]) -> Result<String> {
-        let defense = self.defense.map(|Defense { rate, burst }| {
-            json!({"introDosDefense": {"ratePerSecond": rate, "burstPerSecond": burst}})
-        });
+        let defense = self.defense.map(
+            |Defense { rate, burst }| json!({"introDosDefense": {"ratePerSecond": rate, "burstPerSecond": burst}}),
+        );
         let backends = &defense.unwrap_or_else(|| Value::Object(serde_json::Map::new()));
         let global = &format!("{}SafeLogging 0\n", self.place.torrc);
         let torrc = render::Service { key, ports, backends, global }.torrc(component, dir)?;
@@ -254,10 +254,8 @@ impl Builder<'_> {
     async fn python(&self, backends: usize) -> Result<System> {
         let key = onionkey::make(&self.place.processes, &self.dir).await?;
         let mut system = System { onion: key.address.clone(), processes: Vec::new(), tors: Vec::new() };
-        let mut config = format!(
-            "services:\n- key: {}\n  instances:\n",
-            key.dir.join("hs_ed25519_secret_key").display()
-        );
+        let mut config =
+            format!("services:\n- key: {}\n  instances:\n", key.dir.join("hs_ed25519_secret_key").display());
         for number in 0..backends {
             let address = self.stock_tor(&mut system, &format!("backend{number}"), Some(&key.address)).await?;
             writeln!(config, "  - address: {address}")?;
