@@ -75,6 +75,16 @@ chaos: no-demo packages ## Inject all faults under load (docs/reliability.md); l
 	@$(SETUP)/stem.sh >/dev/null
 	@code=0; $(TARGET)/release/e2e chaos --figures $(TARGET)/chaos.txt $(if $(FAULTS),--only $(FAULTS)) || code=$$?; $(TARGET)/release/e2e down && exit $$code
 
+# Only root may create a network namespace. Within a user namespace, every user is root.
+.PHONY: flood
+flood: ## Flood services with introductions, ours and others (docs/performance.md); limit with PARTS=ours,python
+	@$(SETUP)/packages.sh tor
+	@$(MAKE) --no-print-directory release
+	@$(SETUP)/stem.sh >/dev/null
+	@$(SETUP)/python-onionbalance.sh >/dev/null
+	@unshare --net $(if $(filter-out 0,$(shell id -u)),--map-root-user) sh -c 'ip link set lo up && exec "$$@"' sh \
+		$(TARGET)/release/e2e flood --figures $(TARGET)/flood.txt $(if $(PARTS),--only $(PARTS))
+
 .PHONY: simulate
 simulate: ## Simulate 90 days of publishing with 10 seeds (docs/reliability.md); set DAYS and SEEDS for others
 	@cargo run --release --locked --quiet --package onionbalance-simulate -- \

@@ -1,5 +1,5 @@
-"""A two-hop circuit over which an HSDir answers directory requests, after tor-spec. HSFETCH serves only the time period
-that clients use, and HSDirs refuse requests for descriptors over a circuit with a single hop."""
+"""Two-hop circuits, after tor-spec. Over a circuit, an HSDir answers directory requests: HSFETCH serves only the time
+period that clients use, and HSDirs refuse requests for descriptors over a circuit with a single hop."""
 import base64
 import collections
 import hashlib
@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 TIMEOUT_SECONDS = 10
 LINK_PROTOCOLS = (4, 5)
-CIRCUIT = 0x80000001
+FIRST_CIRCUIT = 0x80000001
 CELL_BODY = 509
 # tor-spec, sections "Cell Packet format" and "Relay cells".
-RELAY, VERSIONS, NETINFO, RELAY_EARLY, CREATE2, CREATED2 = 3, 7, 8, 9, 10, 11
+RELAY, DESTROY, VERSIONS, NETINFO, RELAY_EARLY, CREATE2, CREATED2 = 3, 4, 7, 8, 9, 10, 11
 FIRST_VARIABLE_LENGTH = 128
 DATA, END, CONNECTED, BEGIN_DIR, EXTEND2, EXTENDED2 = 2, 3, 4, 13, 14, 15
 # A relay stops after 1000 cells if it gets no acknowledgement. The circuit is replaced before.
@@ -74,19 +74,72 @@ class Layer:
         self.encrypt, self.decrypt = cipher(keys[40:56]), cipher(keys[56:72])
 
 
-class Circuit:
-    """A circuit through one relay to another."""
+class Link:
+    """A connection to a relay, on which circuits begin one after another."""
 
-    def __init__(self, first, last):
+    def __init__(self, relay):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        # The handshake below proves the relay's identity.
+        # The handshake of a circuit proves the relay's identity.
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        connection = socket.create_connection((first.address, first.port), TIMEOUT_SECONDS)
+        connection = socket.create_connection((relay.address, relay.port), TIMEOUT_SECONDS)
         self.connection = context.wrap_socket(connection)
-        self.link = self.connection.makefile("rb")
+        self.cells = self.connection.makefile("rb")
+        self.relay, self.next_circuit = relay, FIRST_CIRCUIT
+        try:
+            self.open()
+        except BaseException:
+            self.close()
+            raise
+
+    def open(self):
+        versions = struct.pack(f">{len(LINK_PROTOCOLS)}H", *LINK_PROTOCOLS)
+        self.connection.sendall(struct.pack(">HBH", 0, VERSIONS, len(versions)) + versions)
+        circuit, command, length = struct.unpack(">HBH", self.read(5))
+        self.read(length)
+        if command != VERSIONS:
+            raise CircuitError(f"the relay answered VERSIONS with the cell command {command}")
+        self.receive_cell(NETINFO, circuit)
+        # The time, the relay's address (of type 4, with 4 bytes) and none of our addresses.
+        self.send_cell(NETINFO, bytes(4) + bytes([4, 4]) + socket.inet_aton(self.relay.address) + bytes(1), circuit)
+
+    def take_circuit(self):
+        self.next_circuit += 1
+        return self.next_circuit - 1
+
+    def read(self, length):
+        data = self.cells.read(length)
+        if len(data) < length:
+            raise CircuitError("the relay closed the connection")
+        return data
+
+    def send_cell(self, command, body, circuit):
+        self.connection.sendall(struct.pack(">IB", circuit, command) + body.ljust(CELL_BODY, b"\0"))
+
+    def receive_cell(self, wanted, circuit):
+        """Returns the body of the circuit's next cell, which must have this command. Skips padding, the cells that open
+        the link, and the cells of earlier circuits."""
+        while True:
+            other, command = struct.unpack(">IB", self.read(5))
+            length = struct.unpack(">H", self.read(2))[0] if command >= FIRST_VARIABLE_LENGTH else CELL_BODY
+            body = self.read(length)
+            if (command, other) == (wanted, circuit):
+                return body
+            if other == circuit and circuit:
+                raise CircuitError(f"the relay sent a cell with the command {command} instead of {wanted}")
+
+    def close(self):
+        self.connection.close()
+
+
+class Circuit:
+    """A circuit through one relay to another. Without a link to the first relay, the circuit has a link of its own."""
+
+    def __init__(self, first, last, link=None):
+        self.own_link = link is None
+        self.link = link or Link(first)
+        self.circuit = self.link.take_circuit()
         self.layers, self.cells, self.stream = [], 0, 0
         try:
-            self.open_link(first)
             handshake = Handshake(first)
             self.send_cell(CREATE2, handshake.request())
             self.layers.append(handshake.finish(self.receive_cell(CREATED2)))
@@ -102,36 +155,11 @@ class Circuit:
             self.close()
             raise
 
-    def open_link(self, relay):
-        versions = struct.pack(f">{len(LINK_PROTOCOLS)}H", *LINK_PROTOCOLS)
-        self.connection.sendall(struct.pack(">HBH", 0, VERSIONS, len(versions)) + versions)
-        circuit, command, length = struct.unpack(">HBH", self.read(5))
-        self.read(length)
-        if command != VERSIONS:
-            raise CircuitError(f"the relay answered VERSIONS with the cell command {command}")
-        self.receive_cell(NETINFO, circuit)
-        # The time, the relay's address (of type 4, with 4 bytes) and none of our addresses.
-        self.send_cell(NETINFO, bytes(4) + bytes([4, 4]) + socket.inet_aton(relay.address) + bytes(1), circuit)
+    def send_cell(self, command, body):
+        self.link.send_cell(command, body, self.circuit)
 
-    def read(self, length):
-        data = self.link.read(length)
-        if len(data) < length:
-            raise CircuitError("the relay closed the connection")
-        return data
-
-    def send_cell(self, command, body, circuit=CIRCUIT):
-        self.connection.sendall(struct.pack(">IB", circuit, command) + body.ljust(CELL_BODY, b"\0"))
-
-    def receive_cell(self, wanted, circuit=CIRCUIT):
-        """Returns the body of the next cell with this command. Skips padding and the cells that open the link."""
-        while True:
-            other, command = struct.unpack(">IB", self.read(5))
-            length = struct.unpack(">H", self.read(2))[0] if command >= FIRST_VARIABLE_LENGTH else CELL_BODY
-            body = self.read(length)
-            if (command, other) == (wanted, circuit):
-                return body
-            if other == CIRCUIT:
-                raise CircuitError(f"the relay sent a cell with the command {command} instead of {wanted}")
+    def receive_cell(self, wanted):
+        return self.link.receive_cell(wanted, self.circuit)
 
     def send(self, command, stream, data, cell=RELAY):
         body = struct.pack(">BHHIH", command, 0, stream, 0, len(data)) + data.ljust(CELL_BODY - 11, b"\0")
@@ -178,4 +206,8 @@ class Circuit:
         return self.cells > MOST_CELLS
 
     def close(self):
-        self.connection.close()
+        """Closes the circuit's own link. On a shared link, ends the circuit only."""
+        if self.own_link:
+            self.link.close()
+        else:
+            self.send_cell(DESTROY, bytes(1))

@@ -10,6 +10,9 @@
     descriptor.py watch CONTROL_SOCKET COOKIE_FILE ONION_ADDRESS FINGERPRINT...
         Asks these HSDirs repeatedly for the descriptors of two time periods, until the process is stopped. Prints a
         line of JSON for each answer. Uses this tor for the consensus only.
+    descriptor.py flood CONTROL_SOCKET COOKIE_FILE ONION_ADDRESS FINGERPRINT...
+        Works like watch, and also introduces itself to the service's introduction points, at the rate per second that
+        the last line of standard input gave. Prints a line of JSON for each answer of an introduction point.
     descriptor.py decode ONION_ADDRESS
         Reads the descriptor from standard input.
 """
@@ -20,6 +23,7 @@ import sys
 
 from stem.descriptor.hidden_service import HiddenServiceDescriptorV3
 
+import flood
 import watch
 
 # The longest pause between two lines from tor. Once a network is up, HSDirs answer within seconds.
@@ -41,6 +45,9 @@ def main(arguments):
         case ["watch", control_socket, cookie, address, *hsdirs]:
             control = Control(control_socket, cookie)
             watch.Watch(control, decode, address.removesuffix(".onion"), hsdirs).run()
+        case ["flood", control_socket, cookie, address, *hsdirs]:
+            control = Control(control_socket, cookie)
+            flood.Flood(control, decode, address.removesuffix(".onion"), hsdirs).run()
         case ["decode", address]:
             result = decode(sys.stdin.read(), address.removesuffix(".onion"))
         case _:

@@ -106,9 +106,16 @@ class Watch:
                     route, answer["failure"] = None, f"NO_ANSWER: {error}"
                 now = time.monotonic()
                 due[key] = now + (IDLE_SECONDS if answer.get("failure") == "NOT_FOUND" else PAUSE_SECONDS)
-                with self.output:
-                    print(json.dumps(answer | {"asked_seconds_ago": now - asked}), flush=True)
+                self.answered(answer | {"asked_seconds_ago": now - asked})
             time.sleep(max(0, min(due.values()) - time.monotonic()))
+
+    def answered(self, answer):
+        """Prints an HSDir's answer. A subclass may do more."""
+        self.print(answer)
+
+    def print(self, line):
+        with self.output:
+            print(json.dumps(line), flush=True)
 
     def circuit(self, hsdir, old):
         if old:

@@ -18,6 +18,7 @@ pub mod demo;
 pub mod descriptor;
 pub mod dns;
 pub mod fetches;
+pub mod flood;
 pub mod helm;
 pub mod images;
 pub mod install;

@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use onionbalance_e2e::cluster::Cluster;
+use onionbalance_e2e::flood::{self, Part};
 use onionbalance_e2e::state::State;
 use onionbalance_e2e::{bringup, chaos, demo, dns, node};
 
@@ -70,6 +72,27 @@ enum Command {
         #[arg(long)]
         operator: Option<PathBuf>,
     },
+    /// Flood services with introductions on a private Tor network without a cluster; fails if a
+    /// figure misses its limit
+    ///
+    /// Ours, Python Onionbalance and a single stock service take turns, each with and without
+    /// `introDosDefense`. Honest clients send requests at a fixed rate, one in three from a client
+    /// that has no descriptor yet. All processes end together with this one. Only one private
+    /// network can run in a network namespace; `make flood` creates one.
+    Flood {
+        /// Run only these parts, separated by commas
+        #[arg(long, value_enum, value_delimiter = ',', value_name = "PART", default_values_t = Part::ALL)]
+        only: Vec<Part>,
+        /// The duration of each flood
+        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        seconds: u64,
+        /// The rate of the flood, in introductions per second
+        #[arg(long, default_value_t = 16.0)]
+        rate: f64,
+        /// Write the figures to this file after each flood
+        #[arg(long, value_name = "FILE")]
+        figures: Option<PathBuf>,
+    },
     /// Stop and remove everything
     Down,
     /// Show which processes are running
@@ -117,6 +140,10 @@ async fn run(cli: Cli) -> Result<()> {
             let faults = chaos::select(&only)?;
             install(&state, operator).await?;
             chaos::run(&state, &faults, &namespace, figures.as_deref()).await
+        }
+        Command::Flood { only, seconds, rate, figures } => {
+            let lasts = Duration::from_secs(seconds);
+            flood::run(&flood::Options { parts: only, lasts, rate, figures }).await
         }
         Command::Down => bringup::down(&state).await,
         Command::Status => bringup::status(&state),

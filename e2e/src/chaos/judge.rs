@@ -56,14 +56,31 @@ pub struct Judge {
     asking: JoinHandle<Result<()>>,
 }
 
-#[derive(Deserialize)]
-struct Line {
+/// A line of JSON that descriptor.py prints for an HSDir's answer.
+#[derive(Debug, Deserialize)]
+pub struct Line {
     #[serde(flatten)]
     place: Place,
     of_clients: bool,
     asked_seconds_ago: f64,
     descriptor: Option<Descriptor>,
     failure: Option<String>,
+}
+
+impl Line {
+    /// Returns the answer, which arrived at this time. Returns `None` if the line says nothing about
+    /// the HSDir: a fetch failed on the way to the HSDir, or took so long that the answer may
+    /// describe an earlier state.
+    pub fn into_answer(self, at: Instant) -> Option<HsDirAnswer> {
+        let holds_none = self.failure.as_deref() == Some("NOT_FOUND");
+        let descriptor = self.descriptor.map(|found| HeldDescriptor {
+            revision_counter: found.revision_counter,
+            points: found.points.into_iter().map(|point| point.auth_key).collect(),
+        });
+        let is_fresh = Duration::from_secs_f64(self.asked_seconds_ago) < Duration::from_secs(10);
+        let answer = HsDirAnswer { place: self.place, of_clients: self.of_clients, at, descriptor };
+        (is_fresh && (answer.descriptor.is_some() || holds_none)).then_some(answer)
+    }
 }
 
 impl Judge {
@@ -103,17 +120,8 @@ async fn read(mut child: Child, answers: Arc<Mutex<Vec<HsDirAnswer>>>) -> Result
     while let Some(line) = lines.next_line().await? {
         let at = Instant::now();
         let line: Line = serde_json::from_str(&line).with_context(|| format!("descriptor.py printed {line:?}"))?;
-        let holds_none = line.failure.as_deref() == Some("NOT_FOUND");
-        let descriptor = line.descriptor.map(|found| HeldDescriptor {
-            revision_counter: found.revision_counter,
-            points: found.points.into_iter().map(|point| point.auth_key).collect(),
-        });
-        // A fetch that failed on the way to the HSDir says nothing about it, and a slow answer may
-        // describe an earlier state.
-        let is_fresh = Duration::from_secs_f64(line.asked_seconds_ago) < Duration::from_secs(10);
-        if is_fresh && (descriptor.is_some() || holds_none) {
-            let seen = HsDirAnswer { place: line.place, of_clients: line.of_clients, at, descriptor };
-            answers.lock().unwrap_or_else(PoisonError::into_inner).push(seen);
+        if let Some(answer) = line.into_answer(at) {
+            answers.lock().unwrap_or_else(PoisonError::into_inner).push(answer);
         }
     }
     bail!("descriptor.py ended: {}", child.wait().await?)

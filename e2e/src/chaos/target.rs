@@ -45,10 +45,11 @@ pub struct Target {
 impl Target {
     /// Listens on this machine's end of the link to the node, where pods can reach it.
     pub async fn listen() -> Result<Self> {
-        Self::listen_on(HOST_ADDRESS).await.context("could not listen on the link to the node; run `e2e up`")
+        Self::listen_at(HOST_ADDRESS).await.context("could not listen on the link to the node; run `e2e up`")
     }
 
-    async fn listen_on(host: &str) -> Result<Self> {
+    /// Listens on two ports of an address of this machine.
+    pub async fn listen_at(host: &str) -> Result<Self> {
         let [ours, plain] = [TcpListener::bind((host, 0)).await?, TcpListener::bind((host, 0)).await?];
         let [address, plain_address] = [ours.local_addr()?.to_string(), plain.local_addr()?.to_string()];
         let (mood, moods) = watch::channel(Mood::Answers);
@@ -239,7 +240,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_holds_all_workers_keeps_others_waiting_until_it_closes_a_stream() {
-        let target = Target::listen_on("127.0.0.1").await.unwrap();
+        let target = Target::listen_at("127.0.0.1").await.unwrap();
         let mut held = Vec::new();
         for _ in 0..WORKERS {
             held.push(hold(&target, &format!("PROXY TCP6 {SOURCE} ::1 65535 80\r\n")).await);
@@ -255,7 +256,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_stream_need_not_begin_with_a_header_of_its_client() {
-        let target = Target::listen_on("127.0.0.1").await.unwrap();
+        let target = Target::listen_at("127.0.0.1").await.unwrap();
         let _held = hold(&target, "").await;
         assert_eq!(target.busiest(), None);
     }

@@ -162,6 +162,21 @@ impl TorNetwork {
         Ok(Seen::Yes(()))
     }
 
+    /// Reports whether the consensus of every relay has these parameters, in the order of their
+    /// names (dir-spec, `params`).
+    pub async fn has_parameters(&self, parameters: &str) -> Result<Seen<()>> {
+        for node in &self.nodes {
+            let tor = self.tor(node);
+            let mut control = Control::open(&tor.control_socket(), &tor.cookie()).await?;
+            let consensus = control.ask("GETINFO dir/status-vote/current/consensus-microdesc").await?;
+            let mut lines = consensus.iter().flatten();
+            if !lines.any(|line| line.starts_with("params ") && line.contains(parameters)) {
+                return Ok(Seen::NotYet(format!("{} does not know {parameters}", node.name)));
+            }
+        }
+        Ok(Seen::Yes(()))
+    }
+
     /// Restarts every relay, authorities included, one after another. A relay loses the descriptors
     /// that it held as an HSDir.
     pub async fn restart_relays(&self) -> Result<()> {
