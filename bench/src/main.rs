@@ -25,7 +25,8 @@ use tokio::runtime::Runtime;
 /// Benchmarks the Onionbalance operator; fails if a figure misses its target
 #[derive(Debug, clap::Parser)]
 enum Args {
-    /// Run `forwarder`, `guards`, `figures` and `strangers`, and compare all figures with their targets
+    /// Run `forwarder`, `guards`, `figures` and `strangers`, and compare the figures with their
+    /// targets
     All {
         /// Python interpreter with onionbalance, as printed by e2e/setup/python-onionbalance.sh
         #[arg(long)]

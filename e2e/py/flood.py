@@ -135,5 +135,5 @@ class Flood(watch.Watch):
             line["answer"] = status
             with self.state:
                 self.tried[name] = time.monotonic()
-                (self.dead.add if status == introduction.UNKNOWN else self.dead.discard)(name)
+                (self.dead.discard if status == introduction.PASSED_ON else self.dead.add)(name)
         self.print(line)

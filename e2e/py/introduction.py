@@ -14,9 +14,9 @@ from circuit import Circuit, CircuitError
 
 # tor-spec, section "Relay cells".
 INTRODUCE1, INTRODUCE_ACK = 34, 40
-# The answers of the introduction point's relay: it has passed the introduction on, knows no such introduction point, or
-# did not pass the introduction on because there were too many.
-PASSED_ON, UNKNOWN, TOO_MANY = 0, 1, 3
+# The answer of the introduction point's relay that it has passed the introduction on. tor's relay gives the same other
+# answer for an unknown point and for one at its limit.
+PASSED_ON = 0
 PROTOCOL = b"tor-hs-ntor-curve25519-sha3-256-1"
 # Clients pad the encrypted part so that all introductions have the same length.
 PADDED = 246

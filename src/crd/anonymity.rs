@@ -19,8 +19,8 @@ pub struct Anonymity {
     /// The number of the shared guards over which the backends spread. With 1, all of them use the
     /// first guard, which carries the traffic of all backends. With 2 or 3, each backend uses one
     /// of the first two or three, so the service has more bandwidth, but more relays know the nodes
-    /// and see the traffic. Requires `guards: Shared` if greater than 1. A change replaces the pods,
-    /// and the set of guards stays the same.
+    /// and see the traffic. Requires `guards: Shared` if greater than 1. A change replaces the
+    /// pods, and the set of guards stays the same.
     #[schemars(range(min = 1, max = 3))]
     pub guards_in_use: u8,
     /// Controls which relays follow the guard in the circuits of the pods. With `Lite`, each tor

@@ -1,7 +1,7 @@
 //! The `status` of an `OnionBalancedService`.
 //!
-//! The publisher applies `backends`, `published`, `probes`, `guards` and `vanguards`. The operator owns every
-//! other field.
+//! The publisher applies `backends`, `published`, `probes`, `guards` and `vanguards`. The operator
+//! owns every other field.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;

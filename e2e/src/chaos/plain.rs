@@ -25,7 +25,8 @@ pub struct PlainService {
 
 impl PlainService {
     /// Starts the tor process as often as it takes until the first guard of each service is none of
-    /// the other's primary guards. `ours` are those of each tor of our service. If both first guards fail, each service loses only one.
+    /// the other's primary guards. `ours` are those of each tor of our service. If both first
+    /// guards fail, each service loses only one.
     pub async fn start_apart(
         processes: &Processes,
         (name, dir): (&str, &Path),

@@ -86,7 +86,7 @@ impl Stage {
         kubectl.run_with_input(&["--namespace", namespace, "apply", "-f", "-"], &object).await?;
         let service = Service::new(&cluster.client().await?, namespace, NAME);
 
-        // The other tors start later, so that the first pods choose and share their guards in peace.
+        // The other tors start later, so that the first pods choose their guards in peace.
         step("our service is published", service.wait_published(needs.backends, PUBLISHED)).await?;
         let pods = service.pods().await?.iter().filter_map(Pod::uid).collect();
         let guards: Vec<_> = primary_guards_of_pods(&pods).await?.into_values().collect();

@@ -45,10 +45,8 @@ pub struct Observed {
 pub struct Outcomes {
     /// The relay passed the introduction on to the service.
     pub passed_on: usize,
-    /// The relay knows no such introduction point.
-    pub unknown: usize,
-    /// The relay limits the introductions of this point.
-    pub too_many: usize,
+    /// The relay knows no such introduction point, or limits its introductions.
+    pub refused: usize,
     /// The relay did not answer.
     pub failed: usize,
 }
@@ -113,19 +111,14 @@ async fn read(mut child: Child, seen: Arc<Mutex<Observed>>, mut log: File) -> Re
 
 impl Observed {
     fn add(&mut self, line: Line, at: Instant) {
-        /// The statuses of `INTRODUCE_ACK` (rend-spec-v3, section 3.2.2).
+        /// The status of `INTRODUCE_ACK` for success (rend-spec-v3, section 3.2.2).
         const PASSED_ON: u16 = 0;
-        const UNKNOWN: u16 = 1;
         match line {
             Line::HsDir(line) => self.answers.extend(line.into_answer(at)),
             Line::Point { answer: None, .. } => self.outcomes.failed += 1,
             Line::Point { point, answer: Some(status) } => {
-                self.points.add(&point, at, status != UNKNOWN);
-                *match status {
-                    PASSED_ON => &mut self.outcomes.passed_on,
-                    UNKNOWN => &mut self.outcomes.unknown,
-                    _ => &mut self.outcomes.too_many,
-                } += 1;
+                self.points.add(&point, at, status == PASSED_ON);
+                *(if status == PASSED_ON { &mut self.outcomes.passed_on } else { &mut self.outcomes.refused }) += 1;
             }
         }
     }
@@ -148,7 +141,7 @@ mod tests {
         ] {
             seen.add(serde_json::from_str(line).unwrap(), Instant::now());
         }
-        let Outcomes { passed_on, unknown, too_many, failed } = seen.outcomes;
-        assert_eq!((passed_on, unknown, too_many, failed, seen.answers.len()), (1, 1, 1, 1, 1));
+        let Outcomes { passed_on, refused, failed } = seen.outcomes;
+        assert_eq!((passed_on, refused, failed, seen.answers.len()), (1, 2, 1, 1));
     }
 }

@@ -56,7 +56,7 @@ pub fn compute(name: &str, measured: &Measured) -> Results {
         Figure::new(SLOW, share(counts.slow), "%"),
         Figure::new("introductions_per_s", *handled_per_s, "per s"),
         Figure::count("introductions_passed_on", seen.outcomes.passed_on, "introductions"),
-        Figure::count("introductions_refused", seen.outcomes.too_many, "introductions"),
+        Figure::count("introductions_refused", seen.outcomes.refused, "introductions"),
         Figure::count("requests", counts.requests, "requests"),
         Figure::count("hsdirs", live.len(), "HSDirs"),
     ];

@@ -6,23 +6,25 @@ use tokio::time::Instant;
 
 use crate::chaos::judge::HsDirAnswer;
 
-/// What the relays of introduction points have answered to introductions, by the point's name.
+/// When each introduction point last passed an introduction on, by the point's name, or `None` if it
+/// never did. A point that does not answer so may be dead or, with `introDosDefense`, at its limit:
+/// tor's relay gives the same answer.
 #[derive(Debug, Clone, Default)]
-pub struct PointAnswers(BTreeMap<String, Vec<(Instant, bool)>>);
+pub struct PointAnswers(BTreeMap<String, Option<Instant>>);
 
 impl PointAnswers {
-    /// Adds an answer, which must be later than all others of the point. A point is alive if its
-    /// relay knows it.
-    pub fn add(&mut self, point: &str, at: Instant, is_alive: bool) {
-        self.0.entry(point.to_owned()).or_default().push((at, is_alive));
+    /// Adds an answer, which must be later than all others of the point.
+    pub fn add(&mut self, point: &str, at: Instant, passed_on: bool) {
+        let last = self.0.entry(point.to_owned()).or_default();
+        if passed_on {
+            *last = Some(at);
+        }
     }
 
-    /// Returns true if a point was alive. The first answer since that time decides, or else the last
-    /// one before. Returns `None` if the point has never answered.
+    /// Returns true if a point was alive, which an introduction that it passed on at that time or
+    /// later proves. Returns `None` if the point has never answered.
     fn was_alive(&self, point: &str, at: Instant) -> Option<bool> {
-        let answers = self.0.get(point)?;
-        let since = answers.partition_point(|(answered, _)| *answered < at);
-        answers.get(since).or(answers.last()).map(|(_, is_alive)| *is_alive)
+        self.0.get(point).map(|last| last.is_some_and(|last| last >= at))
     }
 }
 
@@ -61,16 +63,18 @@ mod tests {
     }
 
     #[test]
-    fn the_next_answer_of_a_point_decides_or_else_the_last_one() {
+    fn a_point_was_alive_until_it_last_passed_an_introduction_on() {
         let start = Instant::now();
         let at = |second| start + Duration::from_secs(second);
         let mut points = PointAnswers::default();
-        for (second, is_alive) in [(10, true), (20, false), (30, true)] {
-            points.add("a", at(second), is_alive);
+        for (second, passed_on) in [(10, true), (20, false), (30, true), (40, false)] {
+            points.add("limited", at(second), passed_on);
         }
-        let alive: Vec<_> = [5, 10, 11, 20, 21, 40].map(|second| points.was_alive("a", at(second))).into();
-        assert_eq!(alive, [Some(true), Some(true), Some(false), Some(false), Some(true), Some(true)]);
-        assert_eq!(points.was_alive("b", start), None);
+        points.add("dead", at(10), false);
+        let alive: Vec<_> = [5, 20, 30, 31].map(|second| points.was_alive("limited", at(second))).into();
+        assert_eq!(alive, [Some(true), Some(true), Some(true), Some(false)]);
+        assert_eq!(points.was_alive("dead", start), Some(false));
+        assert_eq!(points.was_alive("stranger", start), None);
     }
 
     #[test]
@@ -78,7 +82,7 @@ mod tests {
         let start = Instant::now();
         let later = start + Duration::from_secs(1);
         let mut points = PointAnswers::default();
-        points.add("alive", start, true);
+        points.add("alive", later, true);
         points.add("dying", start, true);
         points.add("dying", later, false);
         let answers = [

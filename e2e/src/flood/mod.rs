@@ -35,8 +35,12 @@ use crate::steps::{say, step};
 const BACKENDS: usize = 3;
 /// The interval of honest requests.
 const EVERY: Duration = Duration::from_millis(333);
-/// The limit with `introDosDefense`. It lets about half of the flood pass.
-const DEFENSE: Defense = Defense { rate: 1, burst: 8 };
+/// The limit with `introDosDefense`. tor's relay adds the rate once a second and keeps the last
+/// token, so one introduction less passes in each second, about half of the flood.
+const DEFENSE: Defense = Defense { rate: 2, burst: 16 };
+/// The time for which a flood goes on after the measurement, so that points which are alive at its
+/// end can prove it.
+const PROOF: Duration = Duration::from_secs(5);
 /// The numbers of backends with which the capacity is measured.
 const CAPACITIES: [usize; 3] = [1, 3, 9];
 /// The introductions per second that are offered when the capacity is measured.
@@ -160,6 +164,7 @@ async fn turn(stage: &Stage, options: &Options, kind: Kind, defended: bool) -> R
     };
     let requests = traffic::send(&stage.clients, &system.onion, EVERY, ended);
     let (requests, handled) = tokio::try_join!(requests, handled_at_end)?;
+    sleep(PROOF).await;
     system.check(&stage.place)?;
     let seen = attack.seen()?;
     say(&format!("{name}: introductions: {:?}", seen.outcomes));

@@ -16,8 +16,9 @@ use crate::crd::{BackendState, BackendStatus, ConditionType, OnionBalancedServic
 use crate::operator::children::Kind;
 use crate::operator::conditions::{Finding, Truth, listed, merge};
 
-/// Returns the operator's part of the status. `backends`, `published`, `probes`, `guards` and `vanguards` belong
-/// to the publisher, so they are left empty and are not applied. `previous` is the current status.
+/// Returns the operator's part of the status. `backends`, `published`, `probes`, `guards` and
+/// `vanguards` belong to the publisher, so they are left empty and are not applied. `previous` is
+/// the current status.
 pub fn status(
     observed: &Observed,
     conclusion: &Conclusion,

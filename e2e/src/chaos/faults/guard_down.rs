@@ -4,9 +4,9 @@
 //! the first guard of one is none of the other's primary guards (`PlainService::start_apart`).
 //!
 //! A guard is in use if it is the first relay of a complete circuit. A connection alone does not
-//! count: tor fetches directory documents through its first three guards, and keeps a connection for
-//! some minutes after the last circuit. A frontend that does not lead builds no circuits, so it need
-//! not move before it leads.
+//! count: tor fetches directory documents through its first three guards, and keeps a connection
+//! for some minutes after the last circuit. A frontend that does not lead builds no circuits, so it
+//! need not move before it leads.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

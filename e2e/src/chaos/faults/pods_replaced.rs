@@ -104,7 +104,8 @@ fn authorities(stage: &Stage) -> Result<BTreeSet<String>> {
 }
 
 /// Creates a service, replaces all its pods again and again, and deletes the service with its pods,
-/// so that the next service starts in peace. Returns the relays to which the tor of each pod has had connections, by the pod's UID.
+/// so that the next service starts in peace. Returns the relays to which the tor of each pod has
+/// had connections, by the pod's UID.
 async fn replace(stage: &Stage, name: &str, mode: &str) -> Result<BTreeMap<String, BTreeSet<String>>> {
     let object = format!(
         "apiVersion: onionbalance.dev/v1alpha1\nkind: OnionBalancedService\nmetadata: {{name: {name}}}\nspec:\n  \
