@@ -132,6 +132,12 @@ impl Service {
         Ok(self.backend_pods().await?.iter().filter(|pod| is_ready(pod)).filter_map(Pod::uid).collect())
     }
 
+    /// Returns the number of the object's backend pods in any state, including those that are
+    /// terminating.
+    pub async fn backends_in_any_state(&self) -> Result<usize> {
+        Ok(self.backend_pods().await?.len())
+    }
+
     async fn backend_pods(&self) -> Result<Vec<Pod>> {
         self.list(&format!("app.kubernetes.io/component=backend,onionbalance.dev/service={}", self.name)).await
     }

@@ -125,8 +125,9 @@ impl Outages {
             slowest.ends(stage, &mut witness).await?;
         }
         stage.scale(0).await?;
+        // A backend that drains still serves clients.
         until("all backends are gone", PATIENCE, async || {
-            let left = stage.service.backends().await?.len();
+            let left = stage.service.backends_in_any_state().await?;
             Ok(if left == 0 { Seen::Yes(()) } else { Seen::NotYet(format!("{left} are left")) })
         })
         .await?;
