@@ -1,6 +1,7 @@
 """Asks HSDirs repeatedly for the two descriptors of a service, one for each of two time periods."""
 import base64
 import calendar
+import functools
 import hashlib
 import json
 import os
@@ -70,6 +71,8 @@ class Watch:
 
     def __init__(self, control, decode, address, hsdirs):
         self.control, self.decode, self.address, self.hsdirs = control, decode, address, hsdirs
+        # Decoding takes most of the time, and most answers are the same as those before.
+        self.read = functools.lru_cache(maxsize=256)(self.read_anew)
         self.relays, self.output, self.known, self.keys = relays(control), threading.Lock(), {}, []
 
     def run(self):
@@ -127,10 +130,13 @@ class Watch:
         status, text = route.get("/tor/hs/3/" + base64.b64encode(key).decode().rstrip("="))
         code = status.split()[1:2]
         if code == ["200"]:
-            try:
-                answer["descriptor"] = self.decode(text, self.address)
-            except ValueError as error:
-                # While discovery is restricted, only a client with a key can decrypt the descriptor.
-                answer["failure"] = f"UNREADABLE: {error}"
+            answer |= self.read(text)
         else:
             answer["failure"] = "NOT_FOUND" if code == ["404"] else status
+
+    def read_anew(self, text):
+        try:
+            return {"descriptor": self.decode(text, self.address)}
+        except ValueError as error:
+            # While discovery is restricted, only a client with a key can decrypt the descriptor.
+            return {"failure": f"UNREADABLE: {error}"}

@@ -88,8 +88,8 @@ impl Descriptor {
         Ok(watch)
     }
 
-    /// Returns a command that works like [`Self::watch`], and that floods the service's introduction
-    /// points at the rate per second that the last line of its standard input gave. It prints each
+    /// Returns a command that works like [`Self::watch`], and that floods the service's
+    /// introduction points at the rate per second that the last line of its standard input gave. It prints each
     /// answer of an introduction point as a line of JSON, too.
     pub async fn flood(tor: &Tor, onion: &str, hsdirs: impl IntoIterator<Item = &String>) -> Result<Command> {
         let mut flood = python().await?;

@@ -280,7 +280,7 @@ fn render_guards(text: &mut Exposition, GuardFigures { shared, preferred, in_use
     text.sample("guards_allowed", "", in_use as u64);
     text.family("guards_problem", "gauge", "1 if the guards' Secret had this problem in the last hour");
     for (name, kind) in [("Replaced", GuardsProblemKind::Replaced), ("NotKept", GuardsProblemKind::NotKept)] {
-        text.sample("guards_problem", &format!("kind=\"{name}\""), u64::from(problem == Some(kind)));
+        text.sample("guards_problem", &format!("{{kind=\"{name}\"}}"), u64::from(problem == Some(kind)));
     }
 }
 

@@ -316,9 +316,10 @@ impl MergeEngine {
     }
 
     fn set_discovery(&mut self, discovery: Arc<Discovery>) {
-        match self.discovery.replace(Arc::clone(&discovery)) {
+        let changed = self.discovery.as_ref() != Some(&discovery);
+        match self.discovery.replace(discovery) {
             None => self.begin(&BTreeSet::new()),
-            Some(before) if before == discovery => {}
+            Some(_) if !changed => {}
             Some(_) => self.request_all(Request { at: self.now.elapsed, urgent: true, forced: true }),
         }
     }

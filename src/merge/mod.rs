@@ -64,8 +64,8 @@ pub enum Input {
     /// The backends that should be usable soon. After a start, the first descriptor waits for them
     /// for a short time if a predecessor's descriptor is still published.
     Expected(BTreeSet<BackendId>),
-    /// The backends that are about to end and wait until they are withdrawn, even if this engine has
-    /// never used them. An earlier publisher may have published their introduction points.
+    /// The backends that are about to end and wait until they are withdrawn, even if this engine
+    /// has never used them. An earlier publisher may have published their introduction points.
     Ending(BTreeSet<BackendId>),
     /// The number of introduction points that each backend may contribute. By default, each backend
     /// may contribute three.

@@ -68,8 +68,8 @@ pub struct Line {
 }
 
 impl Line {
-    /// Returns the answer, which arrived at this time. Returns `None` if the line says nothing about
-    /// the HSDir: a fetch failed on the way to the HSDir, or took so long that the answer may
+    /// Returns the answer, which arrived at this time. Returns `None` if the line says nothing
+    /// about the HSDir: a fetch failed on the way to the HSDir, or took so long that the answer may
     /// describe an earlier state.
     pub fn into_answer(self, at: Instant) -> Option<HsDirAnswer> {
         let holds_none = self.failure.as_deref() == Some("NOT_FOUND");

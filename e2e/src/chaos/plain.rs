@@ -6,15 +6,12 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::Result;
+use onionbalance_operator::link::GuardSample;
 
 use super::circuits::FailedCircuits;
 use super::hops::{Hops, primary_guards};
 use crate::process::Processes;
-use crate::tornet::Tor;
-
-/// The maximum number of times that the tor chooses its guards. On a network of eight guards, four
-/// of nine choices are usable.
-const DRAWS: usize = 30;
+use crate::tornet::{Tor, make_private_dir};
 
 /// A stock tor with one onion service.
 #[derive(Debug)]
@@ -24,30 +21,20 @@ pub struct PlainService {
 }
 
 impl PlainService {
-    /// Starts the tor process as often as it takes until the first guard of each service is none of
-    /// the other's primary guards. `ours` are those of each tor of our service. If both first
-    /// guards fail, each service loses only one.
-    pub async fn start_apart(
+    /// Starts the tor process with these guards, as if it had chosen them in this order. The
+    /// HSDirs hold its onion service's descriptor a few seconds later.
+    pub async fn start(
         processes: &Processes,
         (name, dir): (&str, &Path),
         torrc_lines: &str,
         target: &str,
-        ours: &[Vec<String>],
+        guards: &GuardSample,
     ) -> Result<Self> {
-        for _ in 0..DRAWS {
-            let plain = Self::start(processes, name, dir, torrc_lines, target).await?;
-            let guards = plain.primary_guards().await?;
-            if ours.iter().all(|ours| are_apart(&guards, ours)) {
-                return Ok(plain);
-            }
-        }
-        anyhow::bail!("the plain service has chosen guards of our service {DRAWS} times")
-    }
-
-    /// Starts the tor process. The HSDirs hold its onion service's descriptor a few seconds later.
-    pub async fn start(processes: &Processes, name: &str, dir: &Path, torrc_lines: &str, target: &str) -> Result<Self> {
         let tor = Tor::open(processes, name, dir);
         tor.remove().await?;
+        let data = dir.join("data");
+        make_private_dir(&data)?;
+        fs::write(data.join("state"), guards.to_string())?;
         let service = dir.join("service");
         let torrc = format!(
             "{torrc_lines}SocksPort 0\nHiddenServiceDir {}\nHiddenServicePort 80 {target}\n",

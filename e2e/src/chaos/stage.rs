@@ -3,12 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
+use data_encoding::HEXUPPER;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
-use onionbalance_operator::link::{AgentToken, Revision};
+use onionbalance_operator::link::{AgentToken, Guard, GuardSample, Revision};
 use onionbalance_operator::onion::ClientPublicKey;
 
 use super::clients::Clients;
@@ -89,9 +90,10 @@ impl Stage {
         // The other tors start later, so that the first pods choose their guards in peace.
         step("our service is published", service.wait_published(needs.backends, PUBLISHED)).await?;
         let pods = service.pods().await?.iter().filter_map(Pod::uid).collect();
-        let guards: Vec<_> = primary_guards_of_pods(&pods).await?.into_values().collect();
+        let ours = primary_guards_of_pods(&pods).await?.into_values().flatten().collect();
+        let guards = guards_but(&network.fingerprints()?, &ours)?;
         let (name, folder) = (format!("{namespace}-plain"), dir.join("plain"));
-        let plain = PlainService::start_apart(&processes, (&name, &folder), &torrc, target.plain_address(), &guards);
+        let plain = PlainService::start(&processes, (&name, &folder), &torrc, target.plain_address(), &guards);
         let plain = step("the plain onion service", plain).await?;
         let clients =
             step("clients", Clients::start(&processes, namespace, &dir, &torrc, effort.fresh_clients)).await?;
@@ -275,4 +277,26 @@ impl Stage {
     pub fn held_points(&self) -> Result<BTreeSet<String>> {
         Ok(self.held()?.into_values().flat_map(|held| held.points).collect())
     }
+}
+
+/// Returns the guards with which the plain onion service starts: all but those of our service. If
+/// the first guards of both services fail, each service then loses only one. `relays` are the
+/// names of all relays, by fingerprint. On a node, authorities are no guards.
+#[allow(clippy::disallowed_methods, reason = "tor compares the date with the wall clock")]
+fn guards_but(relays: &BTreeMap<String, String>, ours: &BTreeSet<String>) -> Result<GuardSample> {
+    const A_DAY: u64 = 24 * 60 * 60;
+    let sampled_on = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() - A_DAY;
+    let others = relays.iter().filter(|(relay, name)| name.starts_with("relay") && !ours.contains(*relay));
+    let guards = others.map(|(relay, nickname)| {
+        let identity = HEXUPPER.decode(relay.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
+        Ok(Guard {
+            identity: identity.with_context(|| format!("{relay} is no fingerprint"))?,
+            nickname: nickname.clone(),
+            sampled_on,
+            sampled_by: String::new(),
+            unlisted_since: None,
+            confirmed_on: None,
+        })
+    });
+    Ok(GuardSample::new(guards.collect::<Result<_>>()?)?)
 }

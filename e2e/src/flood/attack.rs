@@ -1,5 +1,5 @@
-//! The flood of introductions, which also watches what the HSDirs hold. It uses none of the product's
-//! code.
+//! The flood of introductions, which also watches what the HSDirs hold. It uses none of the
+//! product's code.
 
 use std::fs::File;
 use std::io::Write as _;

@@ -79,8 +79,8 @@ impl Stage {
         self.place.processes.kill_all();
     }
 
-    /// Makes the authorities vote for parameters with which tor replaces an introduction point after
-    /// few introductions. Returns when all relays have a consensus with them.
+    /// Makes the authorities vote for parameters with which tor replaces an introduction point
+    /// after few introductions. Returns when all relays have a consensus with them.
     pub async fn retire_points_early(&self) -> Result<()> {
         self.network.command_all(&format!("SETCONF ConsensusParams=\"{PARAMETERS}\"")).await?;
         until("every relay knows the parameters", PATIENCE, async || self.network.has_parameters(PARAMETERS).await)

@@ -96,6 +96,9 @@ mod tests {
         shared.take(BackendId("a".to_owned()), &GuardReport::new(&sample(&[1])));
         assert_eq!(shared.preferred(&sample(&[])), 1, "an unconfirmed sample begins with the same guard");
         shared.take(BackendId("b".to_owned()), &GuardReport::new(&sample(&[3])));
+        assert_eq!(shared.preferred(&sample(&[1, 2])), 1, "the order counts, even if a later guard is confirmed");
+        let reversed = GuardSample::new(sample(&[]).guards().iter().rev().cloned().collect()).unwrap();
+        shared.take(BackendId("b".to_owned()), &GuardReport::new(&reversed));
         assert_eq!(shared.preferred(&sample(&[1, 2])), 2);
     }
 

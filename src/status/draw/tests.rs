@@ -52,6 +52,7 @@ fn ready() -> View {
             "vanguards": {"secondHop": 4, "thirdHop": 6, "outdated": 1},
             "conditions": [
                 condition("Accepted", "True", "Valid", "The spec is valid."),
+                condition("Published", "True", "Published", "All HSDirs have the newest descriptors."),
                 condition("Reachable", "True", "Answered", "The address answers."),
                 condition("GuardsShared", "True", "GuardsAgree", "All pods use the same guard first."),
                 condition("Ready", "True", "Ready", "Reachable."),

@@ -1,7 +1,7 @@
 //! The loss of the guard that all pods of the service use.
 //!
 //! The plain service loses its guard at the same time. Each service loses only one guard, because
-//! the first guard of one is none of the other's primary guards (`PlainService::start_apart`).
+//! the plain service starts with other guards (`Stage::set_up`).
 //!
 //! A guard is in use if it is the first relay of a complete circuit. A connection alone does not
 //! count: tor fetches directory documents through its first three guards, and keeps a connection
