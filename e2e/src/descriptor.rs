@@ -89,8 +89,8 @@ impl Descriptor {
     }
 
     /// Returns a command that works like [`Self::watch`], and that floods the service's
-    /// introduction points at the rate per second that the last line of its standard input gave. It prints each
-    /// answer of an introduction point as a line of JSON, too.
+    /// introduction points at the rate per second that the last line of its standard input gave. It
+    /// prints each answer of an introduction point as a line of JSON, too.
     pub async fn flood(tor: &Tor, onion: &str, hsdirs: impl IntoIterator<Item = &String>) -> Result<Command> {
         let mut flood = python().await?;
         flood.arg("flood").arg(tor.control_socket()).arg(tor.cookie()).arg(onion).args(hsdirs);

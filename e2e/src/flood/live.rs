@@ -7,8 +7,8 @@ use tokio::time::Instant;
 use crate::chaos::judge::HsDirAnswer;
 
 /// When each introduction point last passed an introduction on, by the point's name, or `None` if
-/// it never did. A point that does not answer so may be dead or, with `introDosDefense`, at its limit:
-/// tor's relay gives the same answer.
+/// it never did. A point that does not answer so may be dead or, with `introDosDefense`, at its
+/// limit: tor's relay gives the same answer.
 #[derive(Debug, Clone, Default)]
 pub struct PointAnswers(BTreeMap<String, Option<Instant>>);
 
