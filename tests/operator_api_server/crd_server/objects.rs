@@ -30,7 +30,7 @@ async fn stores_the_smallest_object_with_all_defaults() {
     let expected = json!({
         "ports": good()["spec"]["ports"],
         "masterKey": {"delegated": false}, "deletionPolicy": "Retain", "suspend": false,
-        "anonymity": {"guards": "Shared", "vanguards": "Lite"},
+        "anonymity": {"guards": "Shared", "guardsInUse": 1, "vanguards": "Lite"},
         "backends": {"replicas": 2, "introductionPoints": 3, "drainTimeoutSeconds": 120, "template": {}},
         "frontend": {
             "replicas": 1, "distinctDescriptors": "Auto", "template": {},
