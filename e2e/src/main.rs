@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, value_parser};
 use onionbalance_e2e::cluster::Cluster;
 use onionbalance_e2e::flood::{self, Part};
 use onionbalance_e2e::state::State;
@@ -84,10 +84,10 @@ enum Command {
         #[arg(long, value_enum, value_delimiter = ',', value_name = "PART", default_values_t = Part::ALL)]
         only: Vec<Part>,
         /// The duration of each flood
-        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = value_parser!(u64).range(1..))]
         seconds: u64,
         /// The rate of the flood, in introductions per second
-        #[arg(long, default_value_t = 16.0)]
+        #[arg(long, default_value_t = 16.0, value_parser = positive)]
         rate: f64,
         /// Write the figures to this file after each flood
         #[arg(long, value_name = "FILE")]
@@ -100,6 +100,12 @@ enum Command {
     /// Serve the cluster's DNS (`up` starts this inside the node)
     #[command(hide = true)]
     Dns,
+}
+
+/// Reads a rate, which must be greater than 0.
+fn positive(text: &str) -> Result<f64, String> {
+    let rate: f64 = text.parse().map_err(|_| "is not a number".to_owned())?;
+    if rate.is_finite() && rate > 0.0 { Ok(rate) } else { Err("must be greater than 0".to_owned()) }
 }
 
 #[tokio::main]
@@ -166,4 +172,17 @@ async fn install(state: &State, operator: Option<PathBuf>) -> Result<()> {
     let operator = program(operator)?;
     bringup::up(state).await?;
     onionbalance_e2e::install::install(state, &operator).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_greater_than_0() {
+        assert_eq!(positive("0.5"), Ok(0.5));
+        for text in ["0", "-1", "inf", "NaN", "many"] {
+            assert!(positive(text).is_err(), "{text}");
+        }
+    }
 }

@@ -21,7 +21,7 @@ pub const END: &str = "end";
 /// Apache (`MaxRequestWorkers`). Further streams wait until a worker is free.
 pub const WORKERS: usize = 150;
 
-/// How the web servers treat new streams.
+/// The web servers' treatment of new streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mood {
     /// They answer requests.

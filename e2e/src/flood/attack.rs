@@ -29,7 +29,7 @@ pub struct Attack {
     reading: JoinHandle<Result<()>>,
 }
 
-/// What the process has seen.
+/// The answers that the process has got.
 #[derive(Debug, Clone, Default)]
 pub struct Observed {
     /// The answers of the HSDirs.

@@ -18,14 +18,14 @@ const LIVE: &str = "live_points_percent";
 const FAILED: &str = "failed_percent";
 const SLOW: &str = "slow_percent";
 
-/// What was measured while one service was flooded.
+/// The measurements of the flood of one service.
 #[derive(Debug)]
 pub struct Measured {
     /// The time at which the flood began.
     pub began: Instant,
     /// The time at which the measurement ended.
     pub ended: Instant,
-    /// What the flood has seen.
+    /// The answers that the flood has got.
     pub seen: Observed,
     /// The honest requests.
     pub requests: Vec<Request>,

@@ -1,4 +1,4 @@
-//! What all turns share: the network, the clients and the web server.
+//! The stage that all turns share: the network, the clients and the web server.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -36,7 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(240);
 /// The network, the clients and the web server.
 #[derive(Debug)]
 pub struct Stage {
-    /// What all services have in common.
+    /// The folder, the network and the web server that all services share.
     pub place: Place,
     /// The honest clients.
     pub clients: Arc<Clients>,

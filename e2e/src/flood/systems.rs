@@ -56,7 +56,7 @@ pub struct Defense {
     pub burst: u32,
 }
 
-/// What all services have in common.
+/// The folder, the network and the web server that all services share.
 #[derive(Debug)]
 pub struct Place {
     /// The processes of the network and of the services.
