@@ -1,7 +1,7 @@
 //! Injects one fault under load and computes the figures.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -17,7 +17,7 @@ use super::tally::Requests;
 use super::traffic::Traffic;
 use super::verdict::Judged;
 use crate::steps::say;
-use crate::tornet::torrc::PERIOD_MINUTES;
+use crate::tornet::period::{until_quiet, wall_clock};
 use crate::wait::{Seen, until};
 
 /// The number of requests to each service before the fault occurs.
@@ -25,32 +25,6 @@ const WARM_UP: usize = 20;
 /// The time reserved for the requests before the fault and for the descriptor fetches that precede
 /// these requests.
 const WARM_UP_TIME: Duration = Duration::from_secs(25);
-
-/// Returns the time since the Unix epoch, which determines the Tor network's time period.
-#[allow(clippy::disallowed_methods, reason = "periods of the Tor network follow the wall clock")]
-fn wall_clock() -> Result<Duration> {
-    Ok(SystemTime::now().duration_since(UNIX_EPOCH)?)
-}
-
-/// Returns the time that a run must wait before it starts, so that neither clients nor services
-/// move to another time period during the run. `now` is the time since the Unix epoch, and `run` is
-/// the length of the run. The cost of a change of the time period is measured separately. Every
-/// half period, either the time period or the shared random value changes, because a period begins
-/// half a period after the shared random value that it uses (rend-spec-v3, section 2.2.1). Clients
-/// and services learn of the change from a later consensus.
-fn until_quiet(now: Duration, run: Duration) -> Duration {
-    const HALF: Duration = Duration::from_secs(30 * PERIOD_MINUTES as u64);
-    // Covers the delay until tor fetches the consensus (2 to 36 seconds) and the fetch itself.
-    const LEARNT: Duration = Duration::from_secs(45);
-    let phase = Duration::from_secs(now.as_secs() % HALF.as_secs());
-    // A run that is longer than the quiet time begins at the start of the quiet time.
-    let latest = HALF.saturating_sub(run).max(LEARNT);
-    if (LEARNT..=latest).contains(&phase) {
-        return Duration::ZERO;
-    }
-    let next = if phase < LEARNT { LEARNT } else { HALF + LEARNT };
-    next.saturating_sub(phase)
-}
 
 /// Injects a fault under load and returns the figures of the run, with their limits. Each service
 /// gets at least as many requests as the stage's effort demands.
@@ -137,21 +111,5 @@ fn print_problems(requests: &Requests) {
         for (after, waited, client) in requests.problems(service) {
             eprintln!("    {service:?}, {client:?} client: began {after:+.1} s after the fault, waited {waited:.1} s");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_run_starts_when_no_change_of_the_time_period_is_due() {
-        let wait = |phase: u64, run: u64| {
-            until_quiet(Duration::from_secs(240 * 1000 + phase), Duration::from_secs(run)).as_secs()
-        };
-        assert_eq!([0, 44, 45, 165].map(|phase| wait(phase, 75)), [45, 1, 0, 0]);
-        assert_eq!(wait(166, 75), 240 - 166 + 45);
-        assert_eq!(wait(45, 900), 0, "a run that is longer than the quiet time starts at its beginning");
-        assert_eq!(wait(46, 900), 239);
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use data_encoding::HEXUPPER;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
@@ -91,7 +91,7 @@ impl Stage {
         step("our service is published", service.wait_published(needs.backends, PUBLISHED)).await?;
         let pods = service.pods().await?.iter().filter_map(Pod::uid).collect();
         let ours = primary_guards_of_pods(&pods).await?.into_values().flatten().collect();
-        let guards = guards_but(&network.fingerprints()?, &ours)?;
+        let guards = guards_but(&network.relays()?, &ours)?;
         let (name, folder) = (format!("{namespace}-plain"), dir.join("plain"));
         let plain = PlainService::start(&processes, (&name, &folder), &torrc, target.plain_address(), &guards);
         let plain = step("the plain onion service", plain).await?;
@@ -281,12 +281,12 @@ impl Stage {
 
 /// Returns the guards with which the plain onion service starts: all but those of our service. If
 /// the first guards of both services fail, each service then loses only one. `relays` are the
-/// names of all relays, by fingerprint. On a node, authorities are no guards.
+/// nicknames of the relays, by fingerprint. On a node, authorities are no guards.
 #[allow(clippy::disallowed_methods, reason = "tor compares the date with the wall clock")]
 fn guards_but(relays: &BTreeMap<String, String>, ours: &BTreeSet<String>) -> Result<GuardSample> {
     const A_DAY: u64 = 24 * 60 * 60;
     let sampled_on = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() - A_DAY;
-    let others = relays.iter().filter(|(relay, name)| name.starts_with("relay") && !ours.contains(*relay));
+    let others = relays.iter().filter(|(relay, _)| !ours.contains(*relay));
     let guards = others.map(|(relay, nickname)| {
         let identity = HEXUPPER.decode(relay.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
         Ok(Guard {
@@ -298,5 +298,7 @@ fn guards_but(relays: &BTreeMap<String, String>, ours: &BTreeSet<String>) -> Res
             confirmed_on: None,
         })
     });
-    Ok(GuardSample::new(guards.collect::<Result<_>>()?)?)
+    let guards: Vec<_> = guards.collect::<Result<_>>()?;
+    ensure!(!guards.is_empty(), "every relay is a guard of our service");
+    Ok(GuardSample::new(guards)?)
 }

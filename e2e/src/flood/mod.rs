@@ -30,6 +30,7 @@ use crate::chaos::figure::{Figure, Results};
 use crate::chaos::verdict::verdict;
 use crate::machine;
 use crate::steps::{say, step};
+use crate::tornet::period::{until_quiet, wall_clock};
 
 /// The number of backends of our service and of Python Onionbalance.
 const BACKENDS: usize = 3;
@@ -153,7 +154,7 @@ async fn turn(stage: &Stage, options: &Options, kind: Kind, defended: bool) -> R
     let system = step(&format!("{name}: start"), start).await?;
     let mut attack = stage.attack(&name, &system).await?;
     step(&format!("{name}: complete descriptors"), stage.wait_published(&system, &attack)).await?;
-    wait_for_a_calm_time(options.lasts).await;
+    wait_for_a_calm_time(options.lasts).await?;
     say(&format!("{name}: flood for {} s", options.lasts.as_secs()));
     let (began, handled) = (Instant::now(), system.handled().await?);
     attack.flood(options.rate).await?;
@@ -203,18 +204,12 @@ fn per_second(number: u64, time: Duration) -> f64 {
     number as f64 / time.as_secs_f64()
 }
 
-/// Waits until no time period and no shared random value changes during a flood. On the private
-/// network, every 240 s either a time period begins or the shared random values change. All tors
-/// know the new consensus less than 60 s later.
-#[allow(clippy::disallowed_methods, reason = "the private network uses the machine's clock")]
-async fn wait_for_a_calm_time(lasts: Duration) {
-    const HALF_A_PERIOD: u64 = 240;
-    const SETTLED: u64 = 60;
-    let since = Timestamp::now().as_second().unsigned_abs() % HALF_A_PERIOD;
-    let last = HALF_A_PERIOD.saturating_sub(lasts.as_secs()).max(SETTLED);
-    if !(SETTLED..=last).contains(&since) {
-        let pause = (HALF_A_PERIOD + SETTLED - since) % HALF_A_PERIOD;
-        say(&format!("waiting {pause} s until no time period changes during the flood"));
-        sleep(Duration::from_secs(pause)).await;
+/// Waits until no time period changes during a flood.
+async fn wait_for_a_calm_time(lasts: Duration) -> Result<()> {
+    let pause = until_quiet(wall_clock()?, lasts);
+    if !pause.is_zero() {
+        say(&format!("waiting {} s until no time period changes during the flood", pause.as_secs()));
+        sleep(pause).await;
     }
+    Ok(())
 }

@@ -3,6 +3,7 @@
 
 mod arti;
 mod grow;
+pub mod period;
 mod tor;
 pub mod torrc;
 
@@ -105,20 +106,25 @@ impl TorNetwork {
 
     /// Maps the fingerprint of each relay, authorities included, to the name of its process.
     pub fn fingerprints(&self) -> Result<BTreeMap<String, String>> {
-        let mut fingerprints = BTreeMap::new();
-        for node in &self.nodes {
-            let file = self.dir.join(&node.name).join("data/fingerprint");
-            let text = fs::read_to_string(&file).with_context(|| format!("could not read {}", file.display()))?;
-            let fingerprint =
-                text.split_whitespace().nth(1).context("the file does not hold a nickname and a fingerprint")?;
-            fingerprints.insert(fingerprint.to_owned(), process_name(node));
-        }
-        Ok(fingerprints)
+        self.nodes.iter().map(|node| Ok((self.fingerprint_of(node)?, process_name(&node.name)))).collect()
+    }
+
+    /// Maps the fingerprint of each relay that is no authority to its nickname.
+    pub fn relays(&self) -> Result<BTreeMap<String, String>> {
+        let relays = self.nodes.iter().filter(|node| node.role == Role::Relay);
+        relays.map(|node| Ok((self.fingerprint_of(node)?, node.name.clone()))).collect()
+    }
+
+    fn fingerprint_of(&self, node: &torrc::TorNode) -> Result<String> {
+        let file = self.dir.join(&node.name).join("data/fingerprint");
+        let text = fs::read_to_string(&file).with_context(|| format!("could not read {}", file.display()))?;
+        let fingerprint = text.split_whitespace().nth(1);
+        Ok(fingerprint.context("the file does not hold a nickname and a fingerprint")?.to_owned())
     }
 
     /// Returns the names of the authorities' processes.
     pub fn authority_processes(&self) -> Vec<String> {
-        self.nodes.iter().filter(|node| node.role == Role::Authority).map(process_name).collect()
+        self.nodes.iter().filter(|node| node.role == Role::Authority).map(|node| process_name(&node.name)).collect()
     }
 
     /// Returns the time until which the newest consensus of any relay is (or was) valid. Relays
@@ -181,7 +187,7 @@ impl TorNetwork {
     /// that it held as an HSDir.
     pub async fn restart_relays(&self) -> Result<()> {
         for node in &self.nodes {
-            self.processes.stop(&process_name(node)).await?;
+            self.processes.stop(&process_name(&node.name)).await?;
             self.up().await?;
         }
         Ok(())
@@ -241,7 +247,7 @@ impl TorNetwork {
     }
 
     fn tor(&self, node: &torrc::TorNode) -> Tor {
-        Tor::open(&self.processes, &process_name(node), &self.dir.join(&node.name))
+        Tor::open(&self.processes, &process_name(&node.name), &self.dir.join(&node.name))
     }
 
     fn authorities_file(&self) -> PathBuf {
@@ -331,6 +337,7 @@ impl TorNetwork {
     }
 }
 
-fn process_name(node: &torrc::TorNode) -> String {
-    format!("tor-{}", node.name)
+/// Returns the name of the process of a relay or authority with this nickname.
+pub fn process_name(nickname: &str) -> String {
+    format!("tor-{nickname}")
 }

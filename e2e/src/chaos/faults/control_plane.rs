@@ -19,6 +19,7 @@ use crate::chaos::observed::Observed;
 use crate::chaos::stage::Stage;
 use crate::install;
 use crate::steps::say;
+use crate::tornet::process_name;
 
 /// An outage of the operator, which is scaled down to 0 before a backend's pod is deleted.
 #[derive(Debug)]
@@ -177,11 +178,10 @@ impl Fault for HsDirsDown {
 
     fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<ActiveFault<'a>>> {
         Box::pin(async move {
-            let names = stage.network.fingerprints()?;
-            let held = stage.held()?;
             // A frozen authority would delay the consensus, which is a different fault.
-            let relays = held.keys().filter_map(|hsdir| names.get(hsdir)).filter(|name| name.contains("relay"));
-            let frozen: Vec<String> = relays.take(FROZEN.into()).cloned().collect();
+            let (relays, held) = (stage.network.relays()?, stage.held()?);
+            let relays = held.keys().filter_map(|hsdir| relays.get(hsdir)).map(|nickname| process_name(nickname));
+            let frozen: Vec<_> = relays.take(FROZEN.into()).collect();
             ensure!(frozen.len() == usize::from(FROZEN), "too few relays hold the descriptor: {frozen:?}");
             let (victim, dead) = stage.victim().await?;
             let at = Instant::now();

@@ -19,6 +19,7 @@ use crate::chaos::needs::Needs;
 use crate::chaos::observed::Observed;
 use crate::chaos::pods::{PodProgram, processes};
 use crate::chaos::stage::Stage;
+use crate::tornet::process_name;
 
 /// Two relays that end, and later two others that freeze, each for ten minutes.
 #[derive(Debug)]
@@ -86,16 +87,15 @@ impl Fault for SilentHsdirs {
     }
 }
 
-/// Returns the names of the relays through which neither service enters the network. The loss of a
+/// Returns the names of the processes of relays through which neither service enters the network. The loss of a
 /// guard is another fault.
 async fn relays_but_guards(stage: &Stage) -> Result<Vec<String>> {
     let uids: BTreeSet<_> = stage.service.pods().await?.iter().filter_map(Pod::uid).collect();
     let ours = of_pods(&uids).await?.into_values();
     let guards: BTreeSet<_> = ours.chain([stage.plain().hops().await?]).flat_map(|hops| hops.in_use).collect();
-    let names = stage.network.fingerprints()?;
     // Without a majority of the authorities, there would be no consensus.
-    let relays = names.iter().filter(|(relay, name)| name.starts_with("relay") && !guards.contains(*relay));
-    Ok(relays.map(|(_, name)| name.clone()).collect())
+    let relays = stage.network.relays()?.into_iter().filter(|(relay, _)| !guards.contains(relay));
+    Ok(relays.map(|(_, nickname)| process_name(&nickname)).collect())
 }
 
 /// Counts the circuits of the tor through which the leader publishes.
