@@ -55,7 +55,8 @@ fn concurrency(kind: Kind) -> usize {
 }
 
 /// Applies the due objects of a stage. If the API server refuses an object, the others are still
-/// applied. If the name of an object is taken, the remaining objects are not applied.
+/// applied. If the name of an object is taken, the remaining objects are not applied. In a namespace
+/// that is being deleted, the first refusal ends the stage with an error.
 pub async fn children(
     writer: &Writer,
     object: &OnionBalancedService,
@@ -72,6 +73,7 @@ pub async fn children(
     while let Some((id, outcome)) = outcomes.try_next().await? {
         let result = match outcome {
             Ok(result) => result,
+            Err(status) if namespace_ends(&status) => return Err(kube::Error::Api(status)),
             Err(status) => {
                 let (namespace, name) = (object.namespace(), object.name_any());
                 warn!(namespace, name, child = %id, error = status.message, "the API server refused an owned object");
@@ -85,6 +87,13 @@ pub async fn children(
         }
     }
     Ok(results)
+}
+
+/// Returns true if the API server refused to create an object because its namespace is being
+/// deleted.
+pub fn namespace_ends(status: &Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
 }
 
 /// The result of an apply, or the error status with which the API server refused it.
@@ -312,7 +321,7 @@ pub async fn generate_key(writer: &Writer, object: &OnionBalancedService) -> Res
             Ok(KeyCreation::Created(Box::new(KeySecret::new(created.metadata, created.data))))
         }
         Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(KeyCreation::Exists),
-        Err(kube::Error::Api(status)) => {
+        Err(kube::Error::Api(status)) if !namespace_ends(&status) => {
             let child = ChildId { kind: Kind::Secret, name: secret.name_any() };
             Ok(KeyCreation::Refused(RefusedWrite { child, message: status.message }))
         }

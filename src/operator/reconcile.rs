@@ -11,7 +11,7 @@ use kube::core::ApiResource;
 use kube::runtime::reflector::Store;
 use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
-use tracing::info;
+use tracing::{debug, info};
 
 use super::apply::{KeyCreation, Writer};
 use super::cache::Cache;
@@ -38,6 +38,9 @@ pub struct Context {
     /// namespaces can use the same key.
     pub objects: Arc<Vec<Store<Guarded>>>,
 }
+
+/// The time after which an object that is being deleted is looked at again.
+const UNTIL_DELETED: Duration = Duration::from_secs(300);
 
 /// An error after which the object is reconciled again soon.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +70,12 @@ pub async fn reconcile(object: &Guarded, context: &Context) -> Result<Duration, 
             let object = &readable.object;
             let reconciled = reconcile_readable(readable.clone(), context).await;
             if let Err(Error::Api(kube::Error::Api(status))) = &reconciled
+                && apply::namespace_ends(status)
+            {
+                debug!(namespace = object.namespace(), name = object.name_any(), "the namespace is being deleted");
+                return Ok(UNTIL_DELETED);
+            }
+            if let Err(Error::Api(kube::Error::Api(status))) = &reconciled
                 && status.is_forbidden()
             {
                 let conditions =
@@ -87,7 +96,7 @@ pub async fn reconcile(object: &Guarded, context: &Context) -> Result<Duration, 
 async fn reconcile_readable(readable: Readable, context: &Context) -> Result<Duration, Error> {
     // The garbage collector deletes the owned objects; there is nothing else to clean up.
     if readable.object.metadata.deletion_timestamp.is_some() {
-        return Ok(Duration::from_secs(300));
+        return Ok(UNTIL_DELETED);
     }
     let Context { client, cache, environment, .. } = context;
     let mut observed = observe::observe(client, cache, environment, readable, now()).await?;

@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Event, LimitRange, Pod, ResourceQuota};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, LimitRange, Namespace, Pod, ResourceQuota};
 use k8s_openapi::api::rbac::v1::Role;
 use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
+use crate::program::Program;
 use crate::scene::{PATIENCE, Scene, settings};
 use crate::wait::until;
 
@@ -276,4 +277,22 @@ async fn reports_a_forbidden_watch_through_the_readiness_probe() {
     assert!(refused[&name].contains("cannot list resource \"poddisruptionbudgets\""), "{refused:?}");
     assert!(scene.telemetry.not_ready().contains("cannot watch poddisruptionbudgets: "));
     scene.end().await;
+}
+
+/// The namespace controller deletes the objects of a namespace in any order. The operator cannot
+/// create them again meanwhile, and nobody needs to know.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_in_a_namespace_that_is_being_deleted_is_left_alone() {
+    let scene = Scene::without_operator("ending-namespace").await;
+    let mut program = Program::start("operator", &scene.namespace, "debug");
+    scene.create("web", json!({})).await;
+    scene.wait_children("web").await;
+    let namespaces = Api::<Namespace>::all(scene.client.clone());
+    namespaces.delete(&scene.namespace, &DeleteParams::default()).await.unwrap();
+    scene.api::<ConfigMap>().delete("web-backend", &DeleteParams::default()).await.unwrap();
+    program.wait_log("the namespace is being deleted").await;
+    assert!(program.terminate().await.success());
+    for complaint in ["refused an owned object", "reconciliation failed", "could not write an Event"] {
+        assert!(!program.log().contains(complaint), "{}", program.log());
+    }
 }
