@@ -1,6 +1,6 @@
-//! The observer, which polls tor's state once a second, and immediately after tor has created a
-//! descriptor. It also repairs an onion service that has stalled, and passes the requests to close
-//! circuits to tor.
+//! The observer, which polls tor's state once a second, more often while introduction points
+//! change, and immediately after tor has created a descriptor. It also repairs an onion service that
+//! has stalled, and passes the requests to close circuits to tor.
 
 use std::convert::Infallible;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::circuits::{Cause, Circuits, CloseRequest};
 use super::health::Health;
@@ -28,9 +28,12 @@ use crate::onion::OnionAddress;
 
 /// The interval at which tor is polled.
 const POLL: Duration = Duration::from_secs(1);
-/// The polling interval while tor has no introduction points. Tor sends no event when it
-/// establishes them, and readiness depends on them.
-const POLL_AT_START: Duration = Duration::from_millis(250);
+/// The polling interval while tor has no introduction points, on which readiness depends, and while
+/// points change. Tor sends no event when it establishes or gives up a point.
+const POLL_OFTEN: Duration = Duration::from_millis(250);
+/// The time for which tor is polled often after its points have changed. Under many introductions,
+/// tor gives up one point after another, and clients find a dead one until the publisher knows.
+const CHANGING: Duration = Duration::from_secs(30);
 /// The timeout of one control command. It is longer than the time after which the watchdog
 /// considers a running tor frozen, because the watchdog must detect tor's silence first.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
@@ -67,6 +70,8 @@ pub struct Observer {
     complaint: Complaint,
     /// The limit for the lines about changed introduction points.
     changes: LogLimit,
+    /// The time until which the points are likely to change again.
+    changing_until: Instant,
     circuits: Arc<Circuits>,
     /// The limit for the lines about closed circuits, which clients can cause.
     closures: LogLimit,
@@ -91,6 +96,7 @@ impl Observer {
             health: Arc::default(),
             complaint: Complaint::default(),
             changes: LogLimit::default(),
+            changing_until: Instant::now(),
             circuits,
             closures: LogLimit::default(),
             vanguards: Arc::default(),
@@ -156,7 +162,8 @@ impl Observer {
         vanguards: &mut VanguardControl,
     ) -> Result<(), Unanswered> {
         let starting = self.state.borrow().points.count() == 0;
-        let mut pause = pin!(sleep(if starting { POLL_AT_START } else { POLL }));
+        let often = starting || Instant::now() < self.changing_until;
+        let mut pause = pin!(sleep(if often { POLL_OFTEN } else { POLL }));
         loop {
             tokio::select! {
                 () = &mut pause => return Ok(()),
@@ -213,7 +220,11 @@ impl Observer {
                 Some(opened) => state.points.observe(opened),
                 None => state.points.clear(),
             };
-            if changed && let Some(Line { suppressed }) = self.changes.line() {
+            if !changed {
+                return;
+            }
+            self.changing_until = Instant::now() + CHANGING;
+            if let Some(Line { suppressed }) = self.changes.line() {
                 tracing::info!(count = state.points.count(), suppressed, "introduction points changed");
             }
         });

@@ -1,5 +1,5 @@
-//! Polls the agents of the backend pods. About once a second, each agent is asked for its
-//! introduction points and informed of its pod's phase.
+//! Polls the agents of the backend pods. About once a second, and more often while introduction
+//! points change, each agent is asked for its points and informed of its pod's phase.
 
 pub(super) mod polling;
 
@@ -165,7 +165,8 @@ impl Conversation {
             let asked = Instant::now();
             let answer = self.ask(&topic).await;
             let outcome = match &answer {
-                Some(AgentReport::Points(..)) => Outcome::Points,
+                Some(AgentReport::Points(..)) if self.reported == answer => Outcome::Points,
+                Some(AgentReport::Points(..)) => Outcome::Changed,
                 Some(AgentReport::NoPoints(_)) => Outcome::NoPoints,
                 Some(AgentReport::Silent) | None => Outcome::NoAnswer,
             };

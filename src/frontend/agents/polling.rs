@@ -10,14 +10,21 @@ use crate::frontend::sync::DEADLINE;
 /// The normal interval at which an agent is polled.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// The polling interval while the agent's pod or tor is starting. In this phase, the agent reports
-/// no introduction points, or has never answered and is not considered silent yet.
+/// no introduction points, or has never answered and is not considered silent yet. The same interval
+/// applies while introduction points change.
 const EAGER: Duration = Duration::from_millis(250);
+/// The time for which an agent is polled eagerly after its introduction points have changed. Under
+/// many introductions, a tor gives up one point after another, and clients find dead points until
+/// the publisher knows.
+const CHANGING: Duration = Duration::from_secs(30);
 
 /// The result of one request to an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// The agent has introduction points.
+    /// The agent has the same introduction points as before.
     Points,
+    /// The agent has other introduction points than before.
+    Changed,
     /// The agent answered but has no introduction points.
     NoPoints,
     /// The agent sent no valid answer in time.
@@ -47,12 +54,14 @@ pub(super) struct Polling {
     silence: Duration,
     /// True once the agent has answered or has been considered silent.
     is_known: bool,
+    /// The monotonic time until which the introduction points are likely to change again.
+    changing_until: Duration,
 }
 
 impl Polling {
     /// Creates the polling state of an agent that is considered silent after `threshold`.
     pub(super) fn new(threshold: Duration, elapsed: Duration) -> Self {
-        Self { threshold, counted: elapsed, silence: Duration::ZERO, is_known: false }
+        Self { threshold, counted: elapsed, silence: Duration::ZERO, is_known: false, changing_until: elapsed }
     }
 
     /// Returns the time to wait for the next answer. The wait ends no later than the moment at
@@ -71,13 +80,16 @@ impl Polling {
         }
         self.counted = elapsed;
         let silent = outcome == Outcome::NoAnswer && self.silence >= self.threshold;
-        let starting = match outcome {
-            Outcome::Points => false,
+        if outcome == Outcome::Changed {
+            self.changing_until = elapsed + CHANGING;
+        }
+        let eager = match outcome {
+            Outcome::Points | Outcome::Changed => elapsed < self.changing_until,
             Outcome::NoPoints => true,
             Outcome::NoAnswer => !self.is_known && !silent,
         };
         self.is_known |= silent || outcome != Outcome::NoAnswer;
-        Next { silent, interval: if starting { EAGER } else { INTERVAL } }
+        Next { silent, interval: if eager { EAGER } else { INTERVAL } }
     }
 }
 
@@ -135,6 +147,22 @@ pub(in crate::frontend) mod tests {
     fn an_agent_is_not_asked_more_than_once_a_second_in_the_long_run() {
         let minute = poll(seconds(8), |_| Outcome::Points);
         assert!(minute.len() <= 121, "{}", minute.len());
+    }
+
+    #[test]
+    fn an_agent_whose_points_change_is_asked_more_often_for_a_while() {
+        let change = seconds(10);
+        let questions = poll(seconds(8), |now| match now {
+            now if now >= change && now < change + seconds(1) => Outcome::Changed,
+            _ => Outcome::Points,
+        });
+        let asked = |from: u64, to: u64| {
+            let times = questions.iter().filter(|(at, _)| (seconds(from)..seconds(to)).contains(at));
+            times.count()
+        };
+        assert!(asked(0, 10) <= 10, "before the change: {}", asked(0, 10));
+        assert!(asked(11, 40) >= 4 * 29 - 2, "after the change: {}", asked(11, 40));
+        assert!(asked(60, 110) <= 51, "long after the change: {}", asked(60, 110));
     }
 
     #[test]
