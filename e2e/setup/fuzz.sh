@@ -10,16 +10,17 @@ CARGO_FUZZ=0.13.2
 SECONDS_EACH=${SECONDS_EACH:-60}
 TOOLS=$OB_CACHE/tools
 export PATH=$TOOLS/bin:$PATH
-# Use a separate directory, because no other build can reuse instrumented objects.
-export CARGO_TARGET_DIR=${OB_FUZZ_TARGET_DIR:-$PWD/fuzz/target}
+# Use a separate directory, because no other build can reuse instrumented objects. It outlives the
+# source tree, because most of the time goes into the dependencies.
+export CARGO_TARGET_DIR=${OB_FUZZ_TARGET_DIR:-$OB_CACHE/fuzz-target}
 
 install_fuzz() {
     cargo install --locked --root "$TOOLS" --target-dir "$OB_CACHE/cargo-fuzz-target" "cargo-fuzz@$CARGO_FUZZ"
     rm -rf "$OB_CACHE/cargo-fuzz-target"
 }
 # Sanitizers need a nightly compiler and find faults in unsafe code, which this project does not
-# have.
-build() { cargo fuzz build --sanitizer none; }
+# have. By default, cargo-fuzz would compile each crate as one unit, on one core.
+build() { cargo fuzz build --sanitizer none --codegen-units 16; }
 
 cargo-fuzz --version 2>/dev/null | grep -qF "$CARGO_FUZZ" || step "install cargo-fuzz $CARGO_FUZZ" install_fuzz
 step "build the fuzz targets" build

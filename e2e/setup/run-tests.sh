@@ -73,8 +73,7 @@ long() {
 fuzz() { e2e/setup/fuzz.sh; }
 oracle() {
     e2e/setup/stem.sh >/dev/null || return
-    local target="${CARGO_TARGET_DIR:-target}/oracle"
-    cargo test --locked --manifest-path tests/oracle/Cargo.toml --target-dir "$target" --no-fail-fast
+    cargo test --locked --manifest-path tests/oracle/Cargo.toml --target-dir "$OB_CACHE/oracle-target" --no-fail-fast
 }
 down() { cargo run --locked --quiet --package onionbalance-e2e -- down; }
 # Builds all programs first, because cargo builds only those of a test's own package.
