@@ -95,8 +95,11 @@ class Watch:
     def ask_repeatedly(self, hsdir):
         route, due = None, {}
         while True:
-            for key, of_clients in self.keys:
-                if due.get(key, 0) > time.monotonic():
+            keys = self.keys
+            # The key of a period that is over would be due for ever.
+            due = {key: due.get(key, 0) for key, _ in keys}
+            for key, of_clients in keys:
+                if due[key] > time.monotonic():
                     continue
                 asked, answer = time.monotonic(), {"hsdir": hsdir, "blinded_key": key.hex(), "of_clients": of_clients}
                 try:
