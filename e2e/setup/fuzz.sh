@@ -3,6 +3,7 @@
 # initial corpus consists of the checked-in seeds and the test data in src/. Findings are written to
 # fuzz/artifacts. The last line has the form of cargo's "test result" lines.
 #   fuzz.sh [TARGET…]
+#   fuzz.sh --build       only builds the targets
 . "$(dirname "$0")/lib.sh"
 cd "$(dirname "$0")/../.."
 
@@ -24,6 +25,7 @@ build() { cargo fuzz build --sanitizer none --codegen-units 16; }
 
 cargo-fuzz --version 2>/dev/null | grep -qF "$CARGO_FUZZ" || step "install cargo-fuzz $CARGO_FUZZ" install_fuzz
 step "build the fuzz targets" build
+[ "${1:-}" != --build ] || exit 0
 programs=$CARGO_TARGET_DIR/$(rustc -vV | sed -n 's/^host: //p')/release
 
 # Lists the files of src/ that are valid inputs of a target.

@@ -7,7 +7,9 @@ cd "$(dirname "$0")/../.."
 # The chain of causes of an error is more informative than its backtrace.
 export RUST_LIB_BACKTRACE=0
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+# The process group of the builds for later groups of tests, if they have been started.
+ahead=
+trap 'rm -f "$log"; [ -z "$ahead" ] || kill -- "-$ahead" 2>/dev/null || true' EXIT
 broken=()
 times=()
 
@@ -73,7 +75,21 @@ long() {
 fuzz() { e2e/setup/fuzz.sh; }
 oracle() {
     e2e/setup/stem.sh >/dev/null || return
-    cargo test --locked --manifest-path tests/oracle/Cargo.toml --target-dir "$OB_CACHE/oracle-target" --no-fail-fast
+    oracle_tests --no-fail-fast
+}
+oracle_tests() {
+    cargo test --locked --manifest-path tests/oracle/Cargo.toml --target-dir "$OB_CACHE/oracle-target" "$@"
+}
+# Builds what the given groups need, with the lowest priority. A group that fails to build reports
+# the errors when its turn comes.
+build_ahead() {
+    renice -n 19 "$BASHPID" >/dev/null
+    for name in "$@"; do
+        case $name in
+        oracle) oracle_tests --no-run || true ;;
+        fuzz) e2e/setup/fuzz.sh --build || true ;;
+        esac
+    done
 }
 down() { cargo run --locked --quiet --package onionbalance-e2e -- down; }
 # Builds all programs first, because cargo builds only those of a test's own package.
@@ -81,6 +97,21 @@ with_programs() { cargo build --locked --workspace --bins && cargo test --locked
 
 [ $# -gt 0 ] || fail "usage: run-tests.sh unit|chart|api|tor|oracle|e2e|fuzz|long…"
 for name in "$@"; do
+    case $name in
+    tor)
+        # These tests mostly wait, so there is time to build the tests of other groups.
+        mkdir -p "$OB_CACHE/logs"
+        set -m
+        build_ahead "$@" >"$OB_CACHE/logs/build-ahead.log" 2>&1 &
+        ahead=$!
+        set +m
+        ;;
+    # The faults are injected while the machine does nothing else.
+    e2e)
+        [ -z "$ahead" ] || wait "$ahead"
+        ahead=
+        ;;
+    esac
     case $name in
     unit | chart | api | tor | oracle | e2e | fuzz | long) group "$name" "$name" ;;
     *) fail "unknown group of tests: $name" ;;

@@ -3,8 +3,9 @@
 # copy of the source tree, and the tests that the patch names must then fail. The last line reads
 # "N caught, N survived".
 #   run.sh [NAME…]           without names, runs all mutants; NAME is a file name without .patch
+#   JOBS=2                   the number of mutants at a time; the default is the number of processors
 #   SECONDS_EACH=300         the longest time that a mutant's tests may take
-#   OB_MUTANTS_TARGET_DIR    the folder for the copy and its build; the default is target/mutants
+#   OB_MUTANTS_TARGET_DIR    the folder for the copies and their builds; the default is target/mutants
 #
 # A patch begins with a header. Each test that the header names must fail:
 #   Fault: a publisher that was paused posts without reading the Lease first.
@@ -15,6 +16,7 @@ cd "$(dirname "$0")/../.."
 SECONDS_EACH=${SECONDS_EACH:-300}
 # A build that takes longer than this hangs.
 BUILD_SECONDS=3600
+JOBS=${JOBS:-$(nproc)}
 patches=$PWD/tests/mutants
 target=${OB_MUTANTS_TARGET_DIR:-${CARGO_TARGET_DIR:-target}/mutants}
 mkdir -p "$target/logs"
@@ -153,6 +155,31 @@ judge() {
     patch_tree --reverse "$patches/$name.patch"
 }
 
+# Divides the mutants among several runs of this script, each with a copy and a build of its own. A
+# mutant's tests need other servers than those of another, except the tests of tor, which may use
+# fixed ports: one run has all of these.
+several() {
+    local job name count=0 code=0 running=()
+    local -A share=()
+    for name in "${names[@]}"; do
+        job=$((count++ % JOBS))
+        ! header "$name" Test | grep -q '^tor ' || job=0
+        share[$job]+=" $name"
+    done
+    for job in "${!share[@]}"; do
+        # shellcheck disable=SC2086 # These are several arguments.
+        JOBS=1 OB_MUTANTS_TARGET_DIR=$target/job$job "$patches/run.sh" ${share[$job]} >"$target/logs/job$job" 9>&- &
+        running+=($!)
+    done
+    # shellcheck disable=SC2064 # The processes are known now.
+    trap "kill ${running[*]} 2>/dev/null" EXIT
+    for job in "${running[@]}"; do wait "$job" || code=1; done
+    trap - EXIT
+    cat "$target"/logs/job* | awk '{ for (i = 2; i <= NF; i += 2) { sub(",", "", $i); n[$i] += $(i - 1) } }
+        END { print n["caught"] + 0 " caught, " n["survived"] + 0 " survived" (n["broken"] ? ", " n["broken"] " broken" : "") }'
+    return "$code"
+}
+
 if [ $# = 0 ]; then
     mapfile -t names < <(cd "$patches" && basename -s .patch ./*.patch)
 else
@@ -162,6 +189,11 @@ for name in "${names[@]}"; do
     [ -f "$patches/$name.patch" ] || fail "no such mutant: tests/mutants/$name.patch"
     [ -n "$(header "$name" Test)" ] || fail "tests/mutants/$name.patch names no test"
 done
+[ "$JOBS" -lt "${#names[@]}" ] || JOBS=${#names[@]}
+if [ "$JOBS" -gt 1 ]; then
+    several
+    exit
+fi
 tests=$(for name in "${names[@]}"; do header "$name" Test; done)
 
 copy_tree
