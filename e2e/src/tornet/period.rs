@@ -7,10 +7,11 @@ use anyhow::Result;
 
 use super::torrc::PERIOD_MINUTES;
 
-/// One half of a time period. Every half period, either the time period or the shared random value
-/// changes, because a period begins half a period after the shared random value that it uses
-/// (rend-spec-v3, section 2.2.1).
-const HALF: Duration = Duration::from_secs(30 * PERIOD_MINUTES as u64);
+/// The length of one half of a time period, in seconds. Every half period, either the time period or
+/// the shared random value changes, because a period begins half a period after the shared random
+/// value that it uses (rend-spec-v3, section 2.2.1).
+const HALF_SECONDS: u64 = 30 * PERIOD_MINUTES as u64;
+const HALF: Duration = Duration::from_secs(HALF_SECONDS);
 /// The time after a change until all clients and services have followed: they learn of it from a
 /// later consensus, which tor fetches after 2 to 36 seconds.
 const LEARNT: Duration = Duration::from_secs(45);
@@ -22,7 +23,7 @@ pub fn wall_clock() -> Result<Duration> {
 }
 
 fn phase(now: Duration) -> Duration {
-    Duration::from_secs(now.as_secs() % HALF.as_secs())
+    Duration::from_secs(now.as_secs() % HALF_SECONDS)
 }
 
 /// Returns the time that a run must wait before it starts, so that neither clients nor services
