@@ -1,6 +1,6 @@
 //! The observer, which polls tor's state once a second, more often while introduction points
-//! change, and immediately after tor has created a descriptor. It also repairs an onion service that
-//! has stalled, and passes the requests to close circuits to tor.
+//! change, and immediately after tor has created a descriptor. It also repairs an onion service
+//! that has stalled, and passes the requests to close circuits to tor.
 
 use std::convert::Infallible;
 use std::path::PathBuf;

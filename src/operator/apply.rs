@@ -55,8 +55,8 @@ fn concurrency(kind: Kind) -> usize {
 }
 
 /// Applies the due objects of a stage. If the API server refuses an object, the others are still
-/// applied. If the name of an object is taken, the remaining objects are not applied. In a namespace
-/// that is being deleted, the first refusal ends the stage with an error.
+/// applied. If the name of an object is taken, the remaining objects are not applied. In a
+/// namespace that is being deleted, the first refusal ends the stage with an error.
 pub async fn children(
     writer: &Writer,
     object: &OnionBalancedService,

@@ -7,9 +7,9 @@ use anyhow::Result;
 
 use super::torrc::PERIOD_MINUTES;
 
-/// The length of one half of a time period, in seconds. Every half period, either the time period or
-/// the shared random value changes, because a period begins half a period after the shared random
-/// value that it uses (rend-spec-v3, section 2.2.1).
+/// The length of one half of a time period, in seconds. Every half period, either the time period
+/// or the shared random value changes, because a period begins half a period after the shared
+/// random value that it uses (rend-spec-v3, section 2.2.1).
 const HALF_SECONDS: u64 = 30 * PERIOD_MINUTES as u64;
 const HALF: Duration = Duration::from_secs(HALF_SECONDS);
 /// The time after a change until all clients and services have followed: they learn of it from a

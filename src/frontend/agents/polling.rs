@@ -10,8 +10,8 @@ use crate::frontend::sync::DEADLINE;
 /// The normal interval at which an agent is polled.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// The polling interval while the agent's pod or tor is starting. In this phase, the agent reports
-/// no introduction points, or has never answered and is not considered silent yet. The same interval
-/// applies while introduction points change.
+/// no introduction points, or has never answered and is not considered silent yet. The same
+/// interval applies while introduction points change.
 const EAGER: Duration = Duration::from_millis(250);
 /// The time for which an agent is polled eagerly after its introduction points have changed. Under
 /// many introductions, a tor gives up one point after another, and clients find dead points until

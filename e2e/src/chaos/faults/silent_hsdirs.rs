@@ -87,8 +87,8 @@ impl Fault for SilentHsdirs {
     }
 }
 
-/// Returns the names of the processes of relays through which neither service enters the network. The loss of a
-/// guard is another fault.
+/// Returns the names of the processes of relays through which neither service enters the network.
+/// The loss of a guard is another fault.
 async fn relays_but_guards(stage: &Stage) -> Result<Vec<String>> {
     let uids: BTreeSet<_> = stage.service.pods().await?.iter().filter_map(Pod::uid).collect();
     let ours = of_pods(&uids).await?.into_values();
