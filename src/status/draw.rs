@@ -16,19 +16,28 @@ const UNSURE: Style = AnsiColor::Yellow.on_default().bold();
 const STRONG: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
 
-/// The parameters for rendering services: the current time and the width of the terminal.
+/// The parameters for rendering services.
 #[derive(Debug, Clone, Copy)]
 pub struct Canvas {
     /// The current time, from which ages are computed.
     pub now: Timestamp,
     /// The width of the terminal in columns. None means that it is unlimited.
     pub width: Option<u16>,
+    /// The number of lines on which a list should fit. None means that it is unlimited.
+    pub lines: Option<usize>,
+    /// True if a list shows everything about each service, however wide the terminal is.
+    pub wide: bool,
 }
 
 impl Canvas {
-    /// Renders one service in full. The text contains escape sequences for colours.
+    /// Renders one service in full, its problems first. The text contains escape sequences for
+    /// colours.
     pub fn service(&self, view: &View) -> String {
         let mut text = headline(view);
+        text.push_str(&problems(&view.problems()));
+        if !view.problems().is_empty() {
+            text.push('\n');
+        }
         if let Some(status) = view.status() {
             let address = status.onion_address.as_deref().unwrap_or("none yet");
             let _ = writeln!(text, "  address   {address}");
@@ -52,35 +61,6 @@ impl Canvas {
             if !status.published.is_empty() {
                 let _ = writeln!(text, "\n{}", self.periods(status));
             }
-        }
-        text.push_str(&problems(&view.problems()));
-        text
-    }
-
-    /// Renders several services as a table with one line each, followed by their problems.
-    pub fn list(&self, views: &[View]) -> String {
-        if views.is_empty() {
-            return "No OnionBalancedServices found.\n".to_owned();
-        }
-        let mut table =
-            self.table(&["NAMESPACE", "NAME", "STATE", "READY", "POINTS", "HSDIRS", "PUBLISHED", "ADDRESS"]);
-        for view in views {
-            let status = view.status().cloned().unwrap_or_default();
-            let (accepted, total) = hsdirs(&status);
-            table.add_row([
-                view.namespace.clone(),
-                view.name.clone(),
-                view.state().to_owned(),
-                status.ready.clone().unwrap_or_else(|| "-".to_owned()),
-                points(&status).map_or_else(|| "-".to_owned(), |points| points.to_string()),
-                if total == 0 { "-".to_owned() } else { format!("{accepted}/{total}") },
-                newest(&status).map_or_else(|| "never".to_owned(), |at| format!("{} ago", self.age(at))),
-                status.onion_address.clone().unwrap_or_else(|| "-".to_owned()),
-            ]);
-        }
-        let mut text = format!("{}\n", table.trim_fmt());
-        for view in views.iter().filter(|view| !view.problems().is_empty()) {
-            let _ = write!(text, "\n{}{}", headline(view), problems(&view.problems()));
         }
         text
     }
@@ -141,7 +121,7 @@ impl Canvas {
         ports.collect::<Vec<_>>().join(", ")
     }
 
-    fn table(&self, header: &[&str]) -> Table {
+    pub(super) fn table(&self, header: &[&str]) -> Table {
         let mut table = Table::new();
         table.load_style(presets::NOTHING).set_header(header);
         if let Some(width) = self.width {
@@ -155,7 +135,7 @@ impl Canvas {
 
     /// Formats an age as kubectl does: in a single unit, such as `12h`, or in two units if the
     /// number of the larger unit is below ten, such as `3h20m`.
-    fn age(&self, since: Timestamp) -> String {
+    pub(super) fn age(&self, since: Timestamp) -> String {
         let seconds = self.now.duration_since(since).as_secs().max(0);
         let (days, hours, minutes) = (seconds / 86400, seconds / 3600, seconds / 60);
         match (days, hours, minutes) {
@@ -215,7 +195,7 @@ fn vanguards_in_a_word(status: &OnionBalancedServiceStatus) -> Option<String> {
     Some(text)
 }
 
-fn headline(view: &View) -> String {
+pub(super) fn headline(view: &View) -> String {
     let style = match view.state() {
         _ if view.is_ready() => GOOD,
         "Pending" | "Progressing" | "RollingOut" | "NotPublished" | "Generating" | "Suspended" => UNSURE,
@@ -224,7 +204,7 @@ fn headline(view: &View) -> String {
     format!("{STRONG}{}/{}{STRONG:#}  {style}{}{style:#}\n", view.namespace, view.name, view.state())
 }
 
-fn problems(problems: &[Problem]) -> String {
+pub(super) fn problems(problems: &[Problem]) -> String {
     let mut text = String::new();
     for Problem { kind, status, reason, message, action } in problems {
         let style = if status == "Unknown" { UNSURE } else { BAD };
@@ -258,18 +238,18 @@ fn backends_in_a_word(status: &OnionBalancedServiceStatus) -> String {
 }
 
 /// Returns the number of published introduction points, in whichever time period has fewer.
-fn points(status: &OnionBalancedServiceStatus) -> Option<u32> {
+pub(super) fn points(status: &OnionBalancedServiceStatus) -> Option<u32> {
     status.published.iter().map(|period| period.introduction_points).min()
 }
 
-fn hsdirs(status: &OnionBalancedServiceStatus) -> (u32, u32) {
+pub(super) fn hsdirs(status: &OnionBalancedServiceStatus) -> (u32, u32) {
     let add = |(accepted, total): (u32, u32), period: &crate::crd::PublishedStatus| {
         (accepted.saturating_add(period.hsdirs_accepted), total.saturating_add(period.hsdirs_total))
     };
     status.published.iter().fold((0, 0), add)
 }
 
-fn newest(status: &OnionBalancedServiceStatus) -> Option<Timestamp> {
+pub(super) fn newest(status: &OnionBalancedServiceStatus) -> Option<Timestamp> {
     status.published.iter().map(|period| period.last_published.0).max()
 }
 
@@ -282,4 +262,4 @@ fn align_right(table: &mut Table, columns: &[usize]) {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

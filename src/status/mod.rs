@@ -3,15 +3,17 @@
 
 mod advice;
 mod draw;
+mod list;
 mod read;
 mod screen;
 mod view;
 
 use std::io::{IsTerminal as _, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use kube::Client;
-use kube::config::{Config, KubeConfigOptions};
+use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 
 use self::read::Selection;
 use self::screen::Screen;
@@ -31,23 +33,28 @@ pub struct Args {
     /// Show the services of all namespaces
     #[arg(short = 'A', long, conflicts_with_all = ["name", "namespace"])]
     all_namespaces: bool,
-    /// The context of the kubeconfig to use
+    /// The kubeconfig [default: that of `kubectl`, or the pod's service account]
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// The context of the kubeconfig [default: its current context]
     #[arg(long, value_name = "CONTEXT")]
     context: Option<String>,
-    /// Keep showing changes; the default on a terminal
+    /// Keep showing the services as they change, on a screen that can be scrolled; q quits
     #[arg(short, long, conflicts_with = "output")]
     watch: bool,
-    /// Print once and exit; the default if the output is not a terminal
-    #[arg(long, conflicts_with = "watch")]
-    once: bool,
-    /// The output format; `json` is meant for programs
+    /// The output format
     #[arg(short, long, value_enum)]
     output: Option<Output>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Output {
+    /// All columns, whole addresses and all problems, however large the terminal is
+    Wide,
+    /// All information, for programs
     Json,
+    /// The same as YAML
+    Yaml,
 }
 
 /// The exit code that `status` returns if a service is not Ready.
@@ -57,8 +64,16 @@ const NOT_READY: u8 = 3;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No usable kubeconfig was found.
-    #[error("cannot find a cluster: {0}; set KUBECONFIG to the file that `kubectl` uses")]
+    #[error("cannot find a cluster: {0}; set KUBECONFIG to the file that `kubectl` uses, or use --kubeconfig")]
     NoConfig(String),
+    /// The file of `--kubeconfig` cannot be used.
+    #[error("cannot use the kubeconfig {file}: {cause}; correct the file, or choose another context of it")]
+    UnusableConfig {
+        /// The path of the file.
+        file: String,
+        /// The cause of the failure.
+        cause: String,
+    },
     /// The API server does not respond.
     #[error("the cluster at {url} does not answer: {cause}")]
     Unreachable {
@@ -88,37 +103,52 @@ pub enum Error {
     #[error("{0}")]
     Output(#[from] std::io::Error),
     /// The services could not be serialized as JSON.
-    #[error("{0}")]
+    #[error("could not write the services as JSON: {0}")]
     Json(#[from] serde_json::Error),
+    /// The services could not be serialized as YAML.
+    #[error("could not write the services as YAML: {0}")]
+    Yaml(#[from] serde_saphyr::SerializeError),
 }
 
-/// Shows the services, once or until interrupted.
+/// Shows the services, once or until the user leaves.
 pub async fn run(args: Args) -> Result<ExitCode, Error> {
-    let options = KubeConfigOptions { context: args.context.clone(), ..KubeConfigOptions::default() };
-    let config = match (&args.context, std::env::var_os("KUBECONFIG")) {
-        (None, None) => Config::infer().await.map_err(|error| Error::NoConfig(error.to_string()))?,
-        _ => Config::from_kubeconfig(&options).await.map_err(|error| Error::NoConfig(error.to_string()))?,
-    };
+    let config = config(&args).await?;
     let url = config.cluster_url.to_string();
     let namespace =
         (!args.all_namespaces).then(|| args.namespace.clone().unwrap_or_else(|| config.default_namespace.clone()));
     let client = Client::try_from(config).map_err(|error| Error::NoConfig(error.to_string()))?;
     let selection = Selection { url, namespace, name: args.name };
-
-    let is_terminal = std::io::stdout().is_terminal();
-    if args.watch || (is_terminal && !args.once && args.output.is_none()) {
+    if args.watch {
+        let is_terminal = std::io::stdout().is_terminal();
         let mut screen = Screen::open(is_terminal)?;
-        read::watch(client, &selection, |views| screen.show(&selection, views)).await?;
+        let show = |views: &[View], event: Option<_>| screen.show(&selection, views, event.as_ref());
+        read::watch(client, &selection, screen::events(is_terminal), show).await?;
         return Ok(ExitCode::SUCCESS);
     }
     let views = read::once(client, &selection).await?;
+    let mut out = std::io::stdout();
     match args.output {
-        Some(Output::Json) => {
-            let text = serde_json::to_string_pretty(&view::summary(&views))?;
-            writeln!(std::io::stdout(), "{text}")?;
-        }
-        None => screen::print(&selection, &views)?,
+        Some(Output::Json) => writeln!(out, "{}", serde_json::to_string_pretty(&view::summary(&views))?)?,
+        Some(Output::Yaml) => write!(out, "{}", serde_saphyr::to_string(&view::summary(&views))?)?,
+        output => screen::print(&selection, &views, output == Some(Output::Wide))?,
     }
     let all_ready = views.iter().all(View::is_ready);
     Ok(if all_ready { ExitCode::SUCCESS } else { ExitCode::from(NOT_READY) })
+}
+
+/// Returns the configuration of the cluster's client. Without an option and `KUBECONFIG`, a pod
+/// uses its service account.
+async fn config(args: &Args) -> Result<Config, Error> {
+    let options = KubeConfigOptions { context: args.context.clone(), ..KubeConfigOptions::default() };
+    if let Some(file) = &args.kubeconfig {
+        let unusable = |cause| Error::UnusableConfig { file: file.display().to_string(), cause };
+        let read = Kubeconfig::read_from(file).map_err(|error| unusable(error.to_string()))?;
+        let found = Config::from_custom_kubeconfig(read, &options).await;
+        return found.map_err(|error| unusable(error.to_string()));
+    }
+    let found = match (&args.context, std::env::var_os("KUBECONFIG")) {
+        (None, None) => Config::infer().await.map_err(|error| error.to_string()),
+        _ => Config::from_kubeconfig(&options).await.map_err(|error| error.to_string()),
+    };
+    found.map_err(Error::NoConfig)
 }

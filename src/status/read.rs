@@ -1,13 +1,15 @@
 //! Reads the services from the API server, once or continuously.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use kube::api::{Api, DynamicObject, ListParams};
 use kube::core::ApiResource;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Client, ResourceExt as _};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::Error;
 use super::view::View;
@@ -75,11 +77,13 @@ pub async fn once(client: Client, selection: &Selection) -> Result<Vec<View>, Er
     }
 }
 
-/// Calls `show` on every change and every second, until Ctrl-C is pressed or `show` fails.
-pub async fn watch(
+/// Calls `show` on every change, every event and every second, until a signal ends the program or
+/// `show` fails or breaks.
+pub async fn watch<E>(
     client: Client,
     selection: &Selection,
-    mut show: impl FnMut(&[View]) -> std::io::Result<()>,
+    mut events: impl Stream<Item = std::io::Result<E>> + Unpin,
+    mut show: impl FnMut(&[View], Option<E>) -> std::io::Result<ControlFlow<()>>,
 ) -> Result<(), Error> {
     // An initial error is reported immediately instead of being retried forever.
     let mut objects: BTreeMap<(String, String), View> = BTreeMap::new();
@@ -92,12 +96,18 @@ pub async fn watch(
     }
     let mut changes = watcher(selection.api(client), config).default_backoff().boxed();
     let mut ticks = tokio::time::interval(TICK);
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut event = None;
     loop {
         let views: Vec<_> = objects.values().cloned().collect();
-        show(&views)?;
+        if show(&views, event.take())?.is_break() {
+            return Ok(());
+        }
         tokio::select! {
             _ = tokio::signal::ctrl_c() => return Ok(()),
+            _ = terminate.recv() => return Ok(()),
             _ = ticks.tick() => {}
+            Some(next) = events.next() => event = Some(next?),
             change = changes.try_next() => match change {
                 Ok(Some(watcher::Event::Apply(object) | watcher::Event::InitApply(object))) => {
                     objects.insert((object.namespace().unwrap_or_default(), object.name_any()), View::new(object));
