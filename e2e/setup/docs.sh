@@ -23,7 +23,7 @@ build() {
     rm -rf "$folder/source" "$folder/site"
     mkdir -p "$folder/source"
     "$DIR/bin/python" "$tree/docs/site/stage.py" "$tree" "$folder/source"
-    cp "$tree/docs/site/site.css" "$folder/source"
+    cp "$tree/docs/site/site.css" "$tree/docs/site/iframe-worker.js" "$folder/source"
     # Without this variable, the theme prints a warning about a future version of MkDocs.
     PYTHONDONTWRITEBYTECODE=1 NO_MKDOCS_2_WARNING=1 DOCS_SOURCE="$folder/source" DOCS_SITE="$folder/site" \
         "$DIR/bin/mkdocs" build --strict --config-file "$tree/docs/site/mkdocs.yml"
