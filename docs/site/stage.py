@@ -20,19 +20,27 @@ CODE = re.compile(r"(`+).*?\1")
 
 
 def outside_code(text, replace):
-    """Returns the page with `replace(link)` in place of each link outside code."""
+    """Returns the page with `replace(target)` in place of the target of each link outside code."""
     lines, fenced = [], False
     for line in text.split("\n"):
         if FENCE.match(line):
             fenced = not fenced
         elif not fenced:
-            spans = [span.span() for span in CODE.finditer(line)]
-            code = lambda place: any(start <= place < end for start, end in spans)
-            line = LINK.sub(
-                lambda link: link[0] if code(link.start()) else link[1] + replace(link[2]) + link[3], line
-            )
+            line = replace_targets(line, replace)
         lines.append(line)
     return "\n".join(lines)
+
+
+def replace_targets(line, replace):
+    """Does the same for a line that is outside code blocks, but may contain code between backquotes."""
+    code = [found.span() for found in CODE.finditer(line)]
+
+    def replaced(link):
+        if any(start <= link.start() < end for start, end in code):
+            return link[0]
+        return link[1] + replace(link[2]) + link[3]
+
+    return LINK.sub(replaced, line)
 
 
 class Stage:
