@@ -22,6 +22,10 @@ demo-down: ## Remove everything that `make demo` created
 images: packages release ## Build the container images without Docker, and their SBOMs, in target/images
 	@$(SETUP)/images.sh all $(TARGET)/release/onionbalance-operator
 
+.PHONY: docs
+docs: ## Build the documentation site in target/docs/site, and check its links
+	@$(SETUP)/docs.sh $(TARGET)/docs
+
 .PHONY: programs
 programs: ## Build the programs for servers and people: onionbalance, onionbalance-config, kubectl-onionbalance
 	cargo build --release --locked --bin onionbalance --bin onionbalance-config --bin kubectl-onionbalance

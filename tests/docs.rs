@@ -99,6 +99,16 @@ fn every_link_resolves() {
     assert!(count > 30, "found only {count} links");
 }
 
+#[test]
+fn the_overview_lists_every_page() {
+    let folder = source_tree().join("docs");
+    let listed = links(&read(&folder.join("README.md")));
+    let pages = files(&folder, ".md").into_iter().filter(|page| page.parent() == Some(folder.as_path()));
+    let names = pages.map(|page| page.file_name().unwrap_or_default().to_string_lossy().into_owned());
+    let missing: Vec<_> = names.filter(|name| name != "README.md" && !listed.contains(name)).collect();
+    assert!(missing.is_empty(), "list these pages in docs/README.md: {missing:?}");
+}
+
 /// A page that contains shell commands must say which test runs them: it names the file of a test
 /// or a `make test` command.
 #[test]
@@ -338,7 +348,12 @@ fn names_date_command_and_machine(paragraph: &str) -> bool {
 
 #[test]
 fn every_table_of_figures_names_its_date_command_and_machine() {
-    for (page, first) in [("performance.md", "# Performance"), ("reliability.md", "\n## Results\n")] {
+    let pages = [
+        ("performance.md", "# Performance"),
+        ("reliability.md", "\n## Results\n"),
+        ("sizing.md", "\n## What a service needs\n"),
+    ];
+    for (page, first) in pages {
         let text = read(&source_tree().join("docs").join(page));
         let (_, figures) = text.split_once(first).unwrap_or_else(|| panic!("{page} has no {first:?}"));
         let found = paragraphs_after_tables(figures);

@@ -9,6 +9,7 @@ mod deploy;
 mod helm;
 mod matrix;
 mod monitoring;
+mod pages;
 mod promtool;
 mod readme;
 mod runbooks;
