@@ -26,6 +26,14 @@ images: packages release ## Build the container images without Docker, and their
 programs: ## Build the programs for servers and people: onionbalance, onionbalance-config, kubectl-onionbalance
 	cargo build --release --locked --bin onionbalance --bin onionbalance-config --bin kubectl-onionbalance
 
+.PHONY: pages
+pages: ## Write the manual pages and shell completions of these programs, in target/pages
+	cargo run --release --locked --package onionbalance-e2e --bin manual -- $(TARGET)/pages
+
+.PHONY: deb
+deb: programs pages ## Build the Debian package of the stand-alone daemon, in target/deb
+	@$(SETUP)/deb.sh $(TARGET)/release $(TARGET)/pages
+
 .PHONY: test
 test: no-demo packages ## Run all tests; the last line reads "N passed, N failed"
 	@$(MAKE) --no-print-directory -j2 kubernetes test-build crd-server
@@ -56,7 +64,7 @@ test-oracle: ## Compare descriptors, keys and the HSDir ring with arti and stem
 	@$(SETUP)/run-tests.sh oracle
 
 .PHONY: test-e2e
-test-e2e: no-demo packages ## Run the end-to-end tests on a one-node Kubernetes cluster and a private Tor network; check the images
+test-e2e: no-demo packages ## Run the end-to-end tests on a one-node Kubernetes cluster and a private Tor network; check images and Debian package
 	@$(MAKE) --no-print-directory -j2 kubernetes test-build
 	@$(SETUP)/run-tests.sh e2e
 

@@ -7,7 +7,7 @@
 
 TOR="tor tor-geoipdb python3 python3-venv iproute2"
 CLUSTER="$TOR prometheus lua5.1 etcd-server containerd runc containernetworking-plugins iptables conntrack iputils-ping procps socat openssl curl
-    tini golang-go golang-github-modern-go-reflect2-dev make gcc g++ libc6-dev rsync jq git ca-certificates"
+    tini golang-go golang-github-modern-go-reflect2-dev make gcc g++ libc6-dev rsync jq git ca-certificates systemd"
 
 case "${1:-}" in
 tor) wanted=$TOR ;;
