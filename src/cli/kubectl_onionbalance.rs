@@ -98,11 +98,15 @@ impl Cli {
     }
 }
 
-/// Prints the completion script of a shell to standard output.
-fn print_completion(shell: Shell) -> Result<(), Failure> {
+/// Returns the script that makes a shell complete the program's command lines.
+fn completion(shell: Shell) -> Result<String, std::string::FromUtf8Error> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "kubectl-onionbalance", &mut script);
-    print(&String::from_utf8(script)?)
+    String::from_utf8(script)
+}
+
+fn print_completion(shell: Shell) -> Result<(), Failure> {
+    print(&completion(shell)?)
 }
 
 fn show_status(args: status::Args) -> ExitCode {
@@ -128,6 +132,14 @@ mod tests {
         assert!(!has("kubectl-onionbalance config generate"));
         assert!(has("kubectl-onionbalance config generate -n 2"));
         assert!(has("kubectl-onionbalance config generate --no-interactive"));
+    }
+
+    #[test]
+    fn each_shell_completes_the_subcommands() {
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let script = completion(shell).unwrap();
+            assert!(script.contains("delegate") && script.contains("without-rules"), "{shell}: {script}");
+        }
     }
 
     #[test]
