@@ -34,6 +34,11 @@ pages: ## Write the manual pages and shell completions of these programs, in tar
 deb: programs pages ## Build the Debian package of the stand-alone daemon, in target/deb
 	@$(SETUP)/deb.sh $(TARGET)/release $(TARGET)/pages
 
+.PHONY: release-dry-run
+release-dry-run: ## Make a release and publish it to a registry on this machine (docs/releasing.md), in target/release-files
+	@$(SETUP)/packages.sh release
+	@deploy/release/dry-run.sh
+
 .PHONY: test
 test: no-demo packages ## Run all tests; the last line reads "N passed, N failed"
 	@$(MAKE) --no-print-directory -j2 kubernetes test-build crd-server
