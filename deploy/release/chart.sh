@@ -15,7 +15,7 @@ sed -i -e "s,repository: localhost/,repository: $OB_REGISTRY/," \
     -e "s,^  docsUrl: docs\$,  docsUrl: $OB_REPOSITORY/blob/v$VERSION/docs," \
     -e "/^tor:/,/^\$/s/tag: dev/tag: \"$VERSION\"/" -e 's/^  tag: dev/  tag: ""/' "$chart/values.yaml"
 # The relative links of the page end at the chart's folder.
-sed -i "s,](\.\./\.\./,]($OB_REPOSITORY/blob/v$VERSION/," "$chart/README.md"
+sed -i "s,](\.\./\.\./,]($OB_REPOSITORY/blob/v$VERSION/,g" "$chart/README.md"
 
 # The file ends with the annotations.
 {

@@ -29,6 +29,6 @@ digest_of() { jq --raw-output '.manifests[0].digest' "$OUT/images/$1/index.json"
 
 # tarball FOLDER: prints a compressed archive of a folder that depends on its content only.
 tarball() {
-    tar --create --format=ustar --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" \
-        --directory "$(dirname "$1")" "$(basename "$1")" | gzip --best --no-name
+    tar --create --format=ustar --sort=name --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX \
+        --mtime="@$SOURCE_DATE_EPOCH" --directory "$(dirname "$1")" "$(basename "$1")" | gzip --best --no-name
 }

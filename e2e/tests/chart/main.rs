@@ -11,6 +11,7 @@ mod matrix;
 mod monitoring;
 mod promtool;
 mod readme;
+mod release;
 mod runbooks;
 mod tenants;
 mod typed;
