@@ -100,9 +100,7 @@ $NAME ($(version)) unstable; urgency=medium
 
  -- $OB_MAINTAINER  $date
 CHANGELOG
-    # The crates that the programs are built from, with their licences.
-    (cd "$TREE" && cargo tree --locked --package onionbalance-operator --edges normal --prefix none \
-        --format '{p} {l}') | sed -e "s, ($TREE),," -e 's/ (\*)$//' | LC_ALL=C sort -u | compressed "$doc/crates"
+    "$TREE/deploy/licences.py" | compressed "$doc/licences"
 }
 
 unit() {

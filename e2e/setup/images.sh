@@ -21,6 +21,7 @@ umask 022
 TREE=$(cd "$(dirname "$0")/../.." && pwd)
 ROOTFS=$TREE/deploy/images/rootfs.sh
 SBOM=$TREE/deploy/images/sbom.py
+LICENCES=$TREE/deploy/licences.py
 IMAGES=${OB_IMAGES:-$TREE/target/images}
 # The time of everything in an image, in seconds since 1970. A fixed time makes equal images equal.
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-0}
@@ -182,7 +183,7 @@ unless_current() {
     local name=$1 source=$IMAGES/$1.source sum
     # The scripts are inputs, too. Contents count and not ages, because debug and release builds
     # share the archives.
-    sum=$(cat - "$0" "$ROOTFS" "$SBOM" <<<"$2 $SOURCE_DATE_EPOCH" | sha256sum)
+    sum=$(cat - "$0" "$ROOTFS" "$SBOM" "$LICENCES" <<<"$2 $SOURCE_DATE_EPOCH" | sha256sum)
     shift 2
     if [ ! -e "$IMAGES/$name.tar" ] || [ "$(cat "$source" 2>/dev/null)" != "$sum" ]; then
         rm -f "$source"
@@ -225,6 +226,8 @@ operator() {
     # If a user may run a program but not read it, other processes of that user cannot inspect its
     # processes. This protects them from the start.
     "$ROOTFS" --certificates "$folder/system" "$work/program" /usr/local/bin/onionbalance-operator 0711 "$work/root"
+    "$LICENCES" >"$work/licences"
+    install -D --mode=0644 "$work/licences" "$work/root/usr/share/doc/onionbalance-operator/copyright"
     pack onionbalance-operator localhost/onionbalance-operator "$version" '["/usr/local/bin/onionbalance-operator"]'
     # The crates that the program is built from, with their licences.
     (cd "$TREE" && cargo tree --locked --package onionbalance-operator --edges normal --prefix none \

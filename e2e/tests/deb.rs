@@ -118,11 +118,16 @@ impl Root {
         Ok(fs::remove_file(copy)?)
     }
 
-    /// Checks that the manual page names an option, and that bash completes it.
+    /// Checks that the manual page names an option, that the licences name a crate, and that bash
+    /// completes an option.
     async fn check_pages(&self) -> Result<()> {
-        let page = self.path("usr/share/man/man1/onionbalance.1.gz");
-        let page = output(command("zcat", [""; 0]).arg(page)).await?;
-        ensure!(page.contains(r"status\-socket\-location"), "the manual page lacks an option: {page}");
+        for (file, words) in [
+            ("man/man1/onionbalance.1.gz", r"status\-socket\-location"),
+            ("doc/onionbalance-daemon/licences.gz", "\ned25519-dalek "),
+        ] {
+            let text = output(command("zcat", [""; 0]).arg(self.path("usr/share").join(file))).await?;
+            ensure!(text.contains(words), "{file} does not contain {words:?}: {text}");
+        }
         let complete = r#"source "$0" && COMP_WORDS=(onionbalance --conf) COMP_CWORD=1 &&
             _onionbalance onionbalance --conf onionbalance && echo "${COMPREPLY[@]}""#;
         let script = self.path("usr/share/bash-completion/completions/onionbalance");
