@@ -8,6 +8,12 @@ work=$(mktemp -d)
 registry=
 trap '[ -z "$registry" ] || kill "$registry" 2>/dev/null || true; rm -rf "$work"' EXIT
 
+# Unpacks Debian's registry. Installed, it would be a service of this machine.
+unpack_registry() {
+    (cd "$work" && apt-get download docker-registry)
+    dpkg-deb --extract "$work"/docker-registry_*.deb "$work/debian"
+}
+
 # Starts the registry on a free port and sets OB_REGISTRY.
 start_registry() {
     local port=
@@ -17,7 +23,7 @@ log: {accesslog: {disabled: true}}
 storage: {filesystem: {rootdirectory: $work/registry}}
 http: {addr: "127.0.0.1:0"}
 CONFIG
-    docker-registry serve "$work/registry.yml" >"$work/log" 2>&1 &
+    "$work/debian/usr/bin/docker-registry" serve "$work/registry.yml" >"$work/log" 2>&1 &
     registry=$!
     while [ -z "$port" ]; do
         kill -0 "$registry" 2>/dev/null || fail "the registry has ended: $(tail -n 5 "$work/log")"
@@ -50,6 +56,7 @@ check() {
 }
 
 for architecture in "${ARCHITECTURES[@]}"; do deploy/release/build.sh "$architecture"; done
+step "unpack a registry" unpack_registry
 start_registry
 deploy/release/assemble.sh
 OB_PLAIN_HTTP=yes OB_SIGN='' deploy/release/publish.sh

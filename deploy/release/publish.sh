@@ -21,7 +21,10 @@ case ${1:-} in
     ;;
 *) fail "usage: publish.sh [--rebuild]" ;;
 esac
-case $OB_REGISTRY in *example.org*) fail "set OB_REGISTRY and OB_REPOSITORY to the addresses of the project" ;; esac
+# The registry of a dry run speaks HTTP.
+case "$OB_REGISTRY ${OB_PLAIN_HTTP:-$OB_REPOSITORY}" in
+*example.org*) fail "set OB_REGISTRY and OB_REPOSITORY to the addresses of the project" ;;
+esac
 command -v skopeo >/dev/null || fail "install skopeo, for example with e2e/setup/packages.sh release"
 [ "${OB_SIGN:-}" != keyless ] || command -v cosign >/dev/null || fail "install cosign, or do not set OB_SIGN"
 plain_skopeo=() plain_helm=()

@@ -15,7 +15,7 @@ tor) wanted=$TOR ;;
 cluster)
     wanted=$CLUSTER
     ;;
-release) wanted="gcc libc6-dev make binutils jq git curl ca-certificates python3 python3-venv skopeo docker-registry" ;;
+release) wanted="gcc libc6-dev make binutils jq git curl ca-certificates python3 python3-venv skopeo" ;;
 chart) wanted="ca-certificates python3 python3-venv prometheus" ;;
 *) fail "usage: packages.sh tor|chart|release|cluster" ;;
 esac
