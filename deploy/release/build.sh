@@ -50,7 +50,8 @@ plugin() {
     local name=kubectl-onionbalance_${VERSION}_linux_$ARCHITECTURE
     rm -rf "$FOLDER/plugin"
     mkdir -p "$FOLDER/plugin/$name"
-    install --mode=0755 --target-directory="$FOLDER/plugin/$name" "$FOLDER/programs/kubectl-onionbalance"
+    install --mode=0755 --target-directory="$FOLDER/plugin/$name" "$FOLDER/programs/kubectl-onionbalance" \
+        deploy/plugin/kubectl_complete-onionbalance
     install --mode=0644 --target-directory="$FOLDER/plugin/$name" LICENSE
     deploy/licences.py >"$FOLDER/plugin/$name/LICENSES-OF-CRATES"
     tarball "$FOLDER/plugin/$name" >"$FOLDER/plugin/$name.tar.gz"

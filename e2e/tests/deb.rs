@@ -1,6 +1,7 @@
 //! Checks the Debian package that `make deb` builds: installs it into an empty root folder with
 //! dpkg, runs the daemon with the unit's settings and the user that the package creates, and
-//! removes the package. These tests are part of `make test-e2e`. They need root, because dpkg does.
+//! removes the package. Another test checks the completion of the kubectl plugin. These tests are
+//! part of `make test-e2e`. They need root, because dpkg does.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -46,6 +47,19 @@ async fn the_package_installs_runs_and_leaves_the_keys() -> Result<()> {
     root.dpkg(&["--purge", PACKAGE]).await?;
     ensure!(!root.path("usr").exists(), "the package left files behind");
     ensure!(root.path("etc/onionbalance/config.yaml").exists(), "the package removed the configuration");
+    Ok(())
+}
+
+#[tokio::test]
+async fn kubectl_completes_the_commands_of_the_plugin() -> Result<()> {
+    let programs = Path::new(env!("CARGO_BIN_EXE_e2e")).parent().context("the program has no folder")?;
+    let path = std::env::var("PATH")?;
+    let script = source_tree().join("deploy/plugin/kubectl_complete-onionbalance").display().to_string();
+    for (words, expected) in [(&["sta"][..], "status\n:4\n"), (&["key", "del"][..], "delegate\n:4\n")] {
+        let mut complete = command(&script, words);
+        let completed = output(complete.env("PATH", format!("{}:{path}", programs.display()))).await?;
+        ensure!(completed == expected, "{words:?} is completed to {completed:?}");
+    }
     Ok(())
 }
 
