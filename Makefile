@@ -6,7 +6,7 @@ CHART := charts/onionbalance-operator
 
 .PHONY: help
 help: ## List the targets
-	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 .PHONY: demo
 demo: packages ## Start a local cluster and Tor network, and a service with three backends
@@ -29,6 +29,19 @@ docs: ## Build the documentation site in target/docs/site, and check its links
 .PHONY: programs
 programs: ## Build the programs for servers and people: onionbalance, onionbalance-config, kubectl-onionbalance
 	cargo build --release --locked --bin onionbalance --bin onionbalance-config --bin kubectl-onionbalance
+
+.PHONY: pages
+pages: ## Write the manual pages and shell completions of these programs, in target/pages
+	cargo run --release --locked --package onionbalance-e2e --bin manual -- $(TARGET)/pages
+
+.PHONY: deb
+deb: programs pages ## Build the Debian package of the stand-alone daemon, in target/deb
+	@$(SETUP)/deb.sh $(TARGET)/release $(TARGET)/pages
+
+.PHONY: release-dry-run
+release-dry-run: ## Make a release and publish it to a registry on this machine (docs/releasing.md), in target/release-files
+	@$(SETUP)/packages.sh release
+	@deploy/release/dry-run.sh
 
 .PHONY: test
 test: no-demo packages ## Run all tests; the last line reads "N passed, N failed"
@@ -60,7 +73,7 @@ test-oracle: ## Compare descriptors, keys and the HSDir ring with arti and stem
 	@$(SETUP)/run-tests.sh oracle
 
 .PHONY: test-e2e
-test-e2e: no-demo packages ## Run the end-to-end tests on a one-node Kubernetes cluster and a private Tor network; check the images
+test-e2e: no-demo packages ## Run the end-to-end tests on a one-node Kubernetes cluster and a private Tor network; check images and Debian package
 	@$(MAKE) --no-print-directory -j2 kubernetes test-build
 	@$(SETUP)/run-tests.sh e2e
 

@@ -141,6 +141,30 @@ fn base_images_are_named_by_digest() {
     }
 }
 
+/// A workflow can publish releases, so it must run exactly the code that was reviewed.
+#[test]
+fn workflows_name_actions_and_images_by_digest() {
+    let mut count = 0;
+    for entry in fs::read_dir(root().join(".github/workflows")).expect("could not list the workflows") {
+        let path = entry.expect("could not read the entry").path();
+        let text = read(&path);
+        assert!(text.contains("\npermissions: {}\n"), "{}: each job must name its permissions", path.display());
+        for line in text.lines().map(|line| line.trim_start_matches(['-', ' '])) {
+            let (reference, length) = match line.split_once(": ") {
+                Some(("uses", action)) if !action.starts_with("./") => (action.split_once('@'), 40),
+                Some(("container" | "image", image)) => (image.split_once("@sha256:"), 64),
+                _ => continue,
+            };
+            count += 1;
+            let digest = reference.and_then(|(_, digest)| digest.split(' ').next());
+            let is_digest =
+                digest.is_some_and(|digest| digest.len() == length && digest.bytes().all(|b| b.is_ascii_hexdigit()));
+            assert!(is_digest, "{}: {line} has no digest", path.display());
+        }
+    }
+    assert!(count > 5, "found only {count} actions and images");
+}
+
 /// proptest prints and saves the line that replays a failure, but only if it knows the source file.
 /// The macro `proptest!` sets the file; a `TestRunner` needs it in its configuration. A property
 /// test with a fixed seed needs no such line.

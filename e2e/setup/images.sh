@@ -8,6 +8,7 @@
 #   images.sh sample         builds localhost/onionbalance-sample:dev, a web server with one page
 #   images.sh all BIN        builds the tor, operator and sample images
 #   OB_IMAGES=FOLDER         the folder for the images; the default is target/images
+#   OB_ARCHITECTURE=NAME     Debian's name of the images' architecture, if it is not this machine's
 # Writes NAME.tar, an archive that containerd, Docker and Podman can load; NAME.digest, the digest of
 # the image in the archive; and NAME.spdx.json, the list of the image's content (SBOM). Prints the
 # paths of the archives. NAME is tor, onionbalance-operator or sample. The archive of the pause image
@@ -20,16 +21,19 @@ umask 022
 TREE=$(cd "$(dirname "$0")/../.." && pwd)
 ROOTFS=$TREE/deploy/images/rootfs.sh
 SBOM=$TREE/deploy/images/sbom.py
+LICENCES=$TREE/deploy/licences.py
 IMAGES=${OB_IMAGES:-$TREE/target/images}
 # The time of everything in an image, in seconds since 1970. A fixed time makes equal images equal.
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-0}
 CREATED=$(date --utc --date="@$SOURCE_DATE_EPOCH" +%Y-%m-%dT%H:%M:%SZ)
+NATIVE=$(dpkg --print-architecture)
+DEBIAN=${OB_ARCHITECTURE:-$NATIVE}
 # The architecture in the terms of container images.
-case $(dpkg --print-architecture) in
+case $DEBIAN in
 armhf) ARCHITECTURE=arm ;;
 i386) ARCHITECTURE=386 ;;
 ppc64el) ARCHITECTURE=ppc64le ;;
-*) ARCHITECTURE=$(dpkg --print-architecture) ;;
+*) ARCHITECTURE=$DEBIAN ;;
 esac
 
 work=$(mktemp -d)
@@ -45,8 +49,13 @@ debian() {
     # With an empty list of installed packages, apt includes all dependencies.
     : >"$work/status"
     mkdir -p "$work/archives/partial"
-    apt_options=(-o "Dir::State::status=$work/status" -o "Dir::Cache::archives=$work/archives"
-        -o APT::Sandbox::User=root)
+    if [ "$DEBIAN" = "$NATIVE" ]; then
+        apt_options=(-o "Dir::State::status=$work/status")
+    else
+        name=$DEBIAN-$name
+        foreign_apt
+    fi
+    apt_options+=(-o "Dir::Cache::archives=$work/archives" -o APT::Sandbox::User=root)
     uris=$(apt-get "${apt_options[@]}" install --print-uris --yes --no-install-recommends base-files "$@")
     # A line reads: 'URI' FILE SIZE SUM. The file's name contains the version.
     key=$(sed -n "s/^'.*' \([^ ]* [0-9]*\) .*/\1/p" <<<"$uris" | LC_ALL=C sort | cat - "$0" | sha256sum | head -c 12)
@@ -56,6 +65,21 @@ debian() {
         step "Debian packages of the $name image" unpack "$folder" base-files "$@"
     fi
     echo "$folder"
+}
+
+# foreign_apt: sets apt_options to an apt that knows the packages of another architecture, of the
+# release of Debian that this machine runs.
+foreign_apt() {
+    local release site
+    release=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
+    private_apt "$work/apt" deb "$release"
+    # The newest tor is often a security update.
+    site=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Component: main' 'Origin: Debian' |
+        sed -n '/security/{p;q}')
+    [ -z "$site" ] || sed "s, [^ ]* $release main, $site $release-security main," "$work/apt/sources.list" >"$work/security"
+    [ -z "$site" ] || cat "$work/security" >>"$work/apt/sources.list"
+    apt_options+=(-o "APT::Architecture=$DEBIAN" -o "APT::Architectures=$DEBIAN")
+    step "package lists for $DEBIAN" apt-get "${apt_options[@]}" update
 }
 
 # unpack FOLDER PACKAGE…
@@ -159,7 +183,7 @@ unless_current() {
     local name=$1 source=$IMAGES/$1.source sum
     # The scripts are inputs, too. Contents count and not ages, because debug and release builds
     # share the archives.
-    sum=$(cat - "$0" "$ROOTFS" "$SBOM" <<<"$2 $SOURCE_DATE_EPOCH" | sha256sum)
+    sum=$(cat - "$0" "$ROOTFS" "$SBOM" "$LICENCES" <<<"$2 $SOURCE_DATE_EPOCH" | sha256sum)
     shift 2
     if [ ! -e "$IMAGES/$name.tar" ] || [ "$(cat "$source" 2>/dev/null)" != "$sum" ]; then
         rm -f "$source"
@@ -193,10 +217,17 @@ tor() {
 operator() {
     local folder=$1 program=$2 version
     version=$(sed -n '/^\[workspace.package\]/,/^$/s/^version = "\(.*\)"/\1/p' "$TREE/Cargo.toml")
-    strip --strip-debug -o "$work/program" "$program"
+    # strip knows the programs of this machine's architecture only. Release builds are stripped already.
+    if [ "$DEBIAN" = "$NATIVE" ]; then
+        strip --strip-debug -o "$work/program" "$program"
+    else
+        cp "$program" "$work/program"
+    fi
     # If a user may run a program but not read it, other processes of that user cannot inspect its
     # processes. This protects them from the start.
     "$ROOTFS" --certificates "$folder/system" "$work/program" /usr/local/bin/onionbalance-operator 0711 "$work/root"
+    "$LICENCES" >"$work/licences"
+    install -D --mode=0644 "$work/licences" "$work/root/usr/share/doc/onionbalance-operator/copyright"
     pack onionbalance-operator localhost/onionbalance-operator "$version" '["/usr/local/bin/onionbalance-operator"]'
     # The crates that the program is built from, with their licences.
     (cd "$TREE" && cargo tree --locked --package onionbalance-operator --edges normal --prefix none \

@@ -2,22 +2,24 @@
 # Installs the Debian packages that the build, the tests and the demo need, if any are missing.
 #   packages.sh tor        tor and Python, for the integration tests on a private Tor network
 #   packages.sh chart      kubectl, promtool and Python, for the tests of the Helm chart
+#   packages.sh release    build tools, and what the scripts in deploy/release need
 #   packages.sh cluster    build tools, and everything for a one-node Kubernetes cluster and its images
 . "$(dirname "$0")/lib.sh"
 
 TOR="tor tor-geoipdb python3 python3-venv iproute2"
 CLUSTER="$TOR prometheus lua5.1 etcd-server containerd runc containernetworking-plugins iptables conntrack iputils-ping procps socat openssl curl
-    tini golang-go golang-github-modern-go-reflect2-dev make gcc g++ libc6-dev rsync jq git ca-certificates"
+    tini golang-go golang-github-modern-go-reflect2-dev make gcc g++ libc6-dev rsync jq git ca-certificates systemd"
 
 case "${1:-}" in
 tor) wanted=$TOR ;;
 cluster)
     wanted=$CLUSTER
     ;;
+release) wanted="gcc libc6-dev make binutils jq git curl ca-certificates python3 python3-venv skopeo" ;;
 chart) wanted="ca-certificates python3 python3-venv prometheus" ;;
-*) fail "usage: packages.sh tor|chart|cluster" ;;
+*) fail "usage: packages.sh tor|chart|release|cluster" ;;
 esac
-[ "$1" = tor ] || command -v kubectl >/dev/null || wanted="$wanted kubernetes-client"
+[ "$1" = tor ] || [ "$1" = release ] || command -v kubectl >/dev/null || wanted="$wanted kubernetes-client"
 
 missing=()
 for p in $wanted; do

@@ -56,7 +56,7 @@ e2e() {
     export OB_E2E_DIR="${OB_E2E_DIR:-${XDG_STATE_HOME:-$HOME/.local/state}/onionbalance-operator/e2e-test}"
     trap 'down; exit 130' INT TERM
     local code=0
-    with_programs --test images || code=$?
+    with_programs --test images --test deb || code=$?
     # The faults come before other pods, which would lengthen their times, and alone.
     with_programs --test chaos -- --nocapture || code=$?
     with_programs --test cluster --test helm -- --nocapture || code=$?

@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap_complete::Shell;
 
 use super::crd_command;
-use super::exit::finish;
+use super::exit::{Failure, finish, print};
 use crate::common::hidden;
 use crate::{status, tools};
 
@@ -36,6 +37,16 @@ enum Command {
     Config(tools::config::Args),
     /// Print the `CustomResourceDefinition` as YAML, or the reference of its fields
     Crd(crd_command::Args),
+    /// Print a script that makes a shell complete the command lines of kubectl-onionbalance
+    Completion {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// Returns the definition of the command line, for its manual pages and completions.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Parses the command line, runs the subcommand, and returns the exit code of the process.
@@ -79,8 +90,23 @@ impl Cli {
                 drop(out);
                 finish(crd_command::run(&args))
             }
+            Command::Completion { shell } => {
+                drop(out);
+                finish(print_completion(shell))
+            }
         }
     }
+}
+
+/// Returns the script that makes a shell complete the program's command lines.
+fn completion(shell: Shell) -> Result<String, std::string::FromUtf8Error> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "kubectl-onionbalance", &mut script);
+    String::from_utf8(script)
+}
+
+fn print_completion(shell: Shell) -> Result<(), Failure> {
+    print(&completion(shell)?)
 }
 
 fn show_status(args: status::Args) -> ExitCode {
@@ -106,6 +132,14 @@ mod tests {
         assert!(!has("kubectl-onionbalance config generate"));
         assert!(has("kubectl-onionbalance config generate -n 2"));
         assert!(has("kubectl-onionbalance config generate --no-interactive"));
+    }
+
+    #[test]
+    fn each_shell_completes_the_subcommands() {
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let script = completion(shell).unwrap();
+            assert!(script.contains("delegate") && script.contains("without-rules"), "{shell}: {script}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
 
 use super::exit::{Failure, finish};
 use super::python_options;
@@ -33,6 +33,11 @@ struct Cli {
     log_addresses: log::Addresses,
 }
 
+/// Returns the definition of the command line, for its manual page and completions.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Parses the command line, runs the daemon, and returns the exit code of the process.
 pub fn main() -> ExitCode {
     // The environment and files can contain secrets, so the process is hidden before it reads any
@@ -59,8 +64,6 @@ impl Cli {
 #[cfg(test)]
 mod tests {
     use std::ffi::OsString;
-
-    use clap::CommandFactory as _;
 
     use super::*;
 

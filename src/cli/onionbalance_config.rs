@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
 
 use super::exit::finish;
 use super::python_options;
@@ -36,6 +36,11 @@ struct Cli {
     args: python::Args,
 }
 
+/// Returns the definition of the command line, for its manual page and completions.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Parses the command line, writes the configuration, and returns the exit code of the process.
 pub fn main() -> ExitCode {
     // Standard input and files can contain secrets, so the process is hidden before it reads any of
@@ -63,8 +68,6 @@ fn asks(words: &[OsString]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     fn words(line: &str) -> Vec<OsString> {

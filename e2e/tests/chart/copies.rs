@@ -30,6 +30,23 @@ fn chart_and_operator_have_the_same_version() {
     assert_eq!(chart["appVersion"], env!("CARGO_PKG_VERSION"));
 }
 
+/// Artifact Hub shows the annotations of `Chart.yaml`.
+#[test]
+fn the_metadata_describes_the_crd_and_shows_the_sample() {
+    let chart = &documents(&read("charts/onionbalance-operator/Chart.yaml"))[0];
+    let annotation = |name: &str| {
+        let text = chart["annotations"][name].as_str().expect("the chart has no such annotation");
+        documents(text)[0].clone()
+    };
+    let crd = &documents(&read("crds/onionbalancedservices.yaml"))[0];
+    let described = &annotation("artifacthub.io/crds")[0];
+    assert_eq!(described["kind"], crd["spec"]["names"]["kind"]);
+    assert_eq!(described["name"], crd["metadata"]["name"]);
+    assert_eq!(described["version"], crd["spec"]["versions"][0]["name"]);
+    let sample = documents(&read("deploy/samples/web.yaml"));
+    assert_eq!(&annotation("artifacthub.io/crdsExamples")[0], the(&sample, "OnionBalancedService"));
+}
+
 #[test]
 fn the_crd_is_rendered_completely_and_kept_on_uninstall() {
     let rendered = render(json!({"crds": {"annotations": {"example.org/prune": "never"}}}));

@@ -1,7 +1,7 @@
 //! Runs Helm, which the setup script installs, on the chart.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
@@ -44,6 +44,11 @@ pub fn with_integers(value: Value) -> Value {
 
 /// Runs Helm with the given arguments, and with the values on its standard input.
 pub fn helm(arguments: &[&str], values: &Value) -> Output {
+    helm_on(&chart(), arguments, values)
+}
+
+/// Runs Helm like [`helm`], on another chart.
+pub fn helm_on(chart: &Path, arguments: &[&str], values: &Value) -> Output {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     let program = PROGRAM.get_or_init(|| {
         let script = Command::new(source_tree().join("e2e/setup/helm.sh")).stderr(Stdio::inherit()).output().unwrap();
@@ -52,7 +57,7 @@ pub fn helm(arguments: &[&str], values: &Value) -> Output {
     });
     let mut helm = Command::new(program)
         .args(arguments)
-        .arg(chart())
+        .arg(chart)
         .args(["--namespace", NAMESPACE, "--values", "-"])
         // The tests must not contact a cluster, wherever they run.
         .env("KUBECONFIG", "/dev/null")

@@ -12,6 +12,7 @@ mod monitoring;
 mod pages;
 mod promtool;
 mod readme;
+mod release;
 mod runbooks;
 mod tenants;
 mod typed;
