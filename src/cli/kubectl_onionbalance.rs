@@ -100,9 +100,13 @@ impl Cli {
 
 /// Returns the script that makes a shell complete the program's command lines.
 fn completion(shell: Shell) -> Result<String, std::string::FromUtf8Error> {
+    const NAME: &str = "kubectl-onionbalance";
+    // In scripts for bash, clap_complete 4.6 writes a hyphen of the name in two ways, so that the
+    // script never finds a subcommand.
+    let name = if shell == Shell::Bash { NAME.replace('-', "_") } else { NAME.to_owned() };
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "kubectl-onionbalance", &mut script);
-    String::from_utf8(script)
+    clap_complete::generate(shell, &mut Cli::command(), &name, &mut script);
+    Ok(String::from_utf8(script)?.replace(&format!(" {name}\n"), &format!(" {NAME}\n")))
 }
 
 fn print_completion(shell: Shell) -> Result<(), Failure> {
@@ -140,6 +144,17 @@ mod tests {
             let script = completion(shell).unwrap();
             assert!(script.contains("delegate") && script.contains("without-rules"), "{shell}: {script}");
         }
+    }
+
+    #[test]
+    fn bash_finds_the_options_of_each_subcommand() {
+        let script = completion(Shell::Bash).unwrap();
+        let chosen: Vec<_> =
+            script.lines().filter_map(|line| line.trim().strip_prefix("cmd=\"")?.strip_suffix('"')).collect();
+        let labels: Vec<_> = script.lines().filter_map(|line| line.trim().strip_suffix(')')).collect();
+        let lost: Vec<_> = chosen.iter().filter(|name| !name.is_empty() && !labels.contains(name)).collect();
+        assert!(chosen.len() > 10 && lost.is_empty(), "{lost:?}");
+        assert!(script.contains(" default kubectl-onionbalance\n"), "{script}");
     }
 
     #[test]
