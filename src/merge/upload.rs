@@ -18,8 +18,8 @@ use crate::onion::TimePeriod;
 pub(super) const DEADLINE: Duration = Duration::from_secs(32);
 /// The time after which the withdrawal of a backend no longer waits for the result of an upload.
 const OVERDUE: Duration = Duration::from_secs(15);
-/// The time for which failed uploads to an HSDir are repeated at short intervals, as in arti. Every
-/// attempt costs circuits next to the master key, so that an HSDir that never answers must not be
+/// The time for which failed uploads to an HSDir are repeated at short intervals, as in arti. The
+/// last of them ends within this time. Every attempt costs circuits next to the master key, so that an HSDir that never answers must not be
 /// able to cause a steady stream of them.
 const ROUND: Duration = Duration::from_secs(5 * 60);
 /// The number of attempts that a round has at least, even if the process was paused in the
@@ -468,19 +468,18 @@ impl Hsdir {
         if answered.is_some_and(|answered| answered >= upload.started) {
             job.round.get_or_insert(upload.started);
         }
-        let round_over = job.round.is_some_and(|began| now.saturating_sub(began) >= ROUND);
-        job.rests = round_over && job.failures >= MIN_ATTEMPTS;
         let doubled = BACKOFF_MIN.saturating_mul(2_u32.saturating_pow(job.failures));
         let longest = match failure {
             UploadFailure::Silent => doubled.min(BACKOFF_SILENT_MAX),
             UploadFailure::Refused => doubled.min(BACKOFF_REFUSED_MAX),
             UploadFailure::Rejected => BACKOFF_REFUSED_MAX,
         };
-        let pause = if job.rests {
-            rng.random_range(REST_MIN..=REST_MAX)
-        } else {
-            longest.mul_f64(rng.random_range(0.5..=1.0))
-        };
+        let pause = longest.mul_f64(rng.random_range(0.5..=1.0));
+        // The next attempt may last until its deadline.
+        let end = now.saturating_add(pause).saturating_add(DEADLINE);
+        let round_over = job.round.is_some_and(|began| end.saturating_sub(began) > ROUND);
+        job.rests = round_over && job.failures >= MIN_ATTEMPTS;
+        let pause = if job.rests { rng.random_range(REST_MIN..=REST_MAX) } else { pause };
         job.not_before = now.saturating_add(pause);
     }
 }

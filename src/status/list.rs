@@ -7,12 +7,15 @@ use comfy_table::{Table, presets};
 
 use super::draw::{Canvas, headline, hsdirs, newest, points, problems};
 use super::view::View;
+use crate::crd::Reason;
 
 const NAMESPACE: &str = "NAMESPACE";
 const NAME: &str = "NAME";
 const ADDRESS: &str = "ADDRESS";
 /// The columns that a narrow terminal does without, the least important one first.
 const DISPENSABLE: [&str; 4] = [ADDRESS, "PUBLISHED", "HSDIRS", "POINTS"];
+/// The states that somebody has chosen. They are no problems of a list.
+const CHOSEN: [Reason; 2] = [Reason::Suspended, Reason::ScaledToZero];
 /// The number of characters of a shortened address before the ellipsis.
 const SHORT_ADDRESS: usize = 8;
 /// The number of characters of a name that are shown in any case.
@@ -30,8 +33,9 @@ impl Canvas {
         if views.is_empty() {
             return "No OnionBalancedServices found.\n".to_owned();
         }
-        let mut sorted: Vec<_> = views.iter().map(|view| (view, view.problems())).collect();
-        sorted.sort_by_key(|(view, problems)| (view.is_ready(), problems.is_empty()));
+        let problems_of = |view: &View| if is_chosen(view) { Vec::new() } else { view.problems() };
+        let mut sorted: Vec<_> = views.iter().map(|view| (view, problems_of(view))).collect();
+        sorted.sort_by_key(|(view, problems)| (view.is_ready() || is_chosen(view), problems.is_empty()));
         let with_problems = sorted.iter().filter(|(_, problems)| !problems.is_empty()).count();
         let mut text = summary(views.len(), with_problems);
         let room = self.lines.map_or(usize::MAX, |lines| lines.saturating_sub(OTHER_LINES).max(1));
@@ -96,6 +100,10 @@ impl Canvas {
         let width = self.width.map_or(usize::MAX, |width| usize::from(width.max(1)));
         text.lines().map(|line| strip_str(line).to_string().chars().count().div_ceil(width).max(1)).sum()
     }
+}
+
+fn is_chosen(view: &View) -> bool {
+    CHOSEN.iter().any(|reason| reason.as_str() == view.state())
 }
 
 fn summary(services: usize, with_problems: usize) -> String {

@@ -99,7 +99,11 @@ impl Stage {
         let (mut last, mut since) = (None, Instant::now());
         until("the HSDirs' descriptors are complete", PATIENCE, async || {
             system.check(&self.place)?;
-            let established = system.metric("tor_hs_intro_established_count").await?;
+            let established = match system.metric("tor_hs_intro_established_count").await {
+                Ok(established) => established,
+                // tor is starting.
+                Err(error) => return Ok(Seen::NotYet(format!("{error:#}"))),
+            };
             let held = held_for_clients(&attack.seen()?.answers);
             if last.as_ref() != Some(&held) {
                 (last, since) = (Some(held), Instant::now());

@@ -46,6 +46,12 @@ pub fn was_quiet(begun: Duration, ended: Duration) -> bool {
     phase >= LEARNT && phase + ended.saturating_sub(begun) < HALF
 }
 
+/// Returns the time since the shared random value changed, when services begin to publish for a
+/// new time period. `now` is the time since the Unix epoch.
+pub fn since_new_period(now: Duration) -> Duration {
+    Duration::from_secs(now.as_secs() % (2 * HALF_SECONDS))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,7 +6,7 @@ use crate::status::view::summary;
 
 pub const ADDRESS: &str = "pg6mmjiyjmcrsslvykfwnntlaru7p5svn6y2ymmju6nubxndf4pscryd.onion";
 
-fn condition(kind: &str, status: &str, reason: &str, message: &str) -> Value {
+pub fn condition(kind: &str, status: &str, reason: &str, message: &str) -> Value {
     json!({
         "type": kind, "status": status, "reason": reason, "message": message, "observedGeneration": 2,
         "lastTransitionTime": "2026-01-01T00:00:00Z",

@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::status::draw::tests::{ADDRESS, broken, canvas, plain, ready, view};
+use crate::status::draw::tests::{ADDRESS, broken, canvas, condition, plain, ready, view};
 
 /// Returns the words of each line, separated by one space.
 fn words(text: &str) -> Vec<String> {
@@ -61,6 +61,20 @@ fn a_list_on_a_large_terminal_has_all_services_whole_addresses_and_the_problems(
     assert_eq!(table(&text).len(), 51, "{text}");
     assert_eq!(text.matches(ADDRESS).count(), 49, "{text}");
     assert!(text.contains("MasterKeyReady: SecretNotFound"), "{text}");
+}
+
+#[test]
+fn a_service_that_somebody_suspended_is_no_problem_of_a_list() {
+    let kinds = ["Published", "Ready"];
+    let suspended = kinds.map(|kind| condition(kind, "False", "Suspended", "spec.suspend is true."));
+    let suspended = view("old", &json!({"observedGeneration": 2, "conditions": suspended}));
+    let text = plain(&canvas(None).list(&[suspended, ready(), broken()], false));
+    let first = words(&text).into_iter().take(5).map(|line| line.chars().take(14).collect::<String>());
+    assert_eq!(
+        first.collect::<Vec<_>>(),
+        ["3 services, 1 ", "NAME STATE REA", "mail SecretNot", "old Suspended ", "web Ready 2/2 "]
+    );
+    assert!(!text.contains("shop/old"), "{text}");
 }
 
 #[test]

@@ -57,12 +57,13 @@ pub fn all() -> Vec<Box<dyn Fault>> {
         Box::new(ControlPlaneDown::Etcd),
         Box::new(ControlPlaneDown::ApiServerAndEtcd),
         Box::new(HsDirsDown),
-        Box::new(SilentHsdirs),
         Box::new(AuthoritiesDown),
         Box::new(Rotations),
         Box::new(Outages),
         Box::new(GuardDown),
         // This fault adds relays to the network, which stay.
         Box::new(PodsReplaced),
+        // The publisher lets the silent HSDirs rest for up to half an hour after this fault.
+        Box::new(SilentHsdirs),
     ]
 }

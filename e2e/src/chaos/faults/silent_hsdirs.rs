@@ -8,7 +8,7 @@ use futures::future::{LocalBoxFuture, try_join_all};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use rustix::process::Signal;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::chaos::circuits::FailedCircuits;
 use crate::chaos::fault::{ActiveFault, Fault, Findings};
@@ -19,9 +19,17 @@ use crate::chaos::needs::Needs;
 use crate::chaos::observed::Observed;
 use crate::chaos::pods::{PodProgram, processes};
 use crate::chaos::stage::Stage;
+use crate::steps::say;
+use crate::tornet::period::{since_new_period, wall_clock};
 use crate::tornet::process_name;
+use crate::tornet::torrc::PERIOD_MINUTES;
 
 /// Two relays that end, and later two others that freeze, each for ten minutes.
+///
+/// In this network, services publish for a new time period every eight minutes. The new period has
+/// other HSDirs, of which a publisher cannot know yet that they are silent. Therefore circuits are
+/// counted only if neither the silence nor the publication for a new period began within the
+/// preceding five minutes.
 #[derive(Debug)]
 pub struct SilentHsdirs;
 
@@ -31,7 +39,12 @@ const SILENT: u8 = 2;
 const LASTS: Duration = Duration::from_secs(600);
 /// The time in which a publisher may try again and again.
 const ROUND: Duration = Duration::from_secs(300);
-/// The interval between requests. A run takes about 22 minutes.
+/// The time after the start of a new period until all services know of it.
+const LEARNT: Duration = Duration::from_secs(45);
+/// The longest time between [`LEARNT`] and the start of a silence. Its first five minutes end well
+/// before the next period.
+const SLACK: Duration = Duration::from_secs(15);
+/// The interval between requests. A run takes about 35 minutes.
 const EVERY: Duration = Duration::from_secs(1);
 
 impl Fault for SilentHsdirs {
@@ -40,7 +53,7 @@ impl Fault for SilentHsdirs {
     }
 
     fn about(&self) -> &'static str {
-        "two relays are killed for 10 minutes, then two others are frozen for 10 minutes (about 22 minutes)"
+        "two relays are killed for 10 minutes, then two others are frozen for 10 minutes (about 35 minutes)"
     }
 
     fn needs(&self) -> Needs {
@@ -56,20 +69,23 @@ impl Fault for SilentHsdirs {
             let (killed, frozen) = (killed.to_vec(), frozen.get(..count).unwrap_or_default().to_vec());
             let ours = watch_leader(stage).await?;
             let plain = stage.plain().watch_circuits().await?;
-            let at = Instant::now();
+            until_a_period_has_begun().await?;
+            let (at, wall) = (Instant::now(), wall_clock()?);
             try_join_all(killed.iter().map(|relay| stage.processes.kill(relay))).await?;
             Ok(ActiveFault::new(at, BTreeSet::new()).with_findings(async move {
                 sleep_until(at + LASTS).await;
                 stage.network.up().await?;
+                until_a_period_has_begun().await?;
                 let second = Instant::now();
                 let signal = |signal| frozen.iter().try_for_each(|relay| stage.processes.signal(relay, signal));
                 signal(Signal::STOP)?;
                 sleep_until(second + LASTS).await;
                 signal(Signal::CONT)?;
+                let since_new_period = |time: Instant| since_new_period(wall + time.duration_since(at));
                 let mut figures = Vec::new();
                 for (prefix, watch) in [("", &ours), ("plain_", &plain)] {
                     let times = watch.times()?;
-                    let [early, late] = counts(&times, [at, second]);
+                    let [early, late] = counts(&times, [at, second], since_new_period);
                     figures.push(Figure::count(format!("{prefix}circuits"), late, "circuits"));
                     figures.push(Figure::count(format!("{prefix}first_circuits"), early, "circuits"));
                 }
@@ -106,13 +122,26 @@ async fn watch_leader(stage: &Stage) -> Result<FailedCircuits> {
     FailedCircuits::watch(&socket, &cookie).await
 }
 
-/// Returns how many times lie in the first minutes of a silence, and how many in the rest of it.
-fn counts(times: &[Instant], silences: [Instant; 2]) -> [usize; 2] {
-    let within = |from: Duration, to: Duration| {
-        let is_within = |at: &&Instant| silences.iter().any(|start| (*start + from..*start + to).contains(*at));
-        times.iter().filter(is_within).count()
+/// Waits until services have just begun to publish for a new time period.
+async fn until_a_period_has_begun() -> Result<()> {
+    const PERIOD: Duration = Duration::from_secs(60 * PERIOD_MINUTES as u64);
+    let since = since_new_period(wall_clock()?);
+    let wait =
+        if since > LEARNT + SLACK { (PERIOD + LEARNT).saturating_sub(since) } else { LEARNT.saturating_sub(since) };
+    say(&format!("waiting {} s until a new time period has begun", wait.as_secs()));
+    sleep(wait).await;
+    Ok(())
+}
+
+/// Returns how many times lie in the first minutes of a silence, and how many later in the silence
+/// and not in the first minutes of a time period.
+fn counts(times: &[Instant], silences: [Instant; 2], since_new_period: impl Fn(Instant) -> Duration) -> [usize; 2] {
+    let within = |at: Instant, from: Duration, to: Duration| {
+        silences.iter().any(|start| (*start + from..*start + to).contains(&at))
     };
-    [within(Duration::ZERO, ROUND), within(ROUND, LASTS)]
+    let early = times.iter().filter(|at| within(**at, Duration::ZERO, ROUND)).count();
+    let is_late = |at: Instant| within(at, ROUND, LASTS) && since_new_period(at) >= LEARNT + ROUND;
+    [early, times.iter().filter(|at| is_late(**at)).count()]
 }
 
 #[cfg(test)]
@@ -120,10 +149,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_minutes_of_each_silence_are_counted_apart() {
+    fn the_first_minutes_of_each_silence_and_of_each_period_are_counted_apart() {
         let start = Instant::now();
         let at = |seconds: u64| start + Duration::from_secs(seconds);
-        let times = [10, 299, 300, 599, 600, 699, 700, 999, 1000, 1299, 1300].map(at);
-        assert_eq!(counts(&times, [at(0), at(700)]), [4, 4]);
+        // The silence began 45 s after the period.
+        let since = |time: Instant| Duration::from_secs((time.duration_since(start).as_secs() + 45) % 480);
+        let times = [10, 299, 300, 434, 435, 599].map(at);
+        assert_eq!(counts(&times, [at(0), at(960)], since), [2, 2]);
+        let times = [959, 960, 1259, 1260, 1394, 1395, 1559, 1560].map(at);
+        assert_eq!(counts(&times, [at(0), at(960)], since), [2, 2]);
     }
 }
