@@ -67,14 +67,12 @@ pub fn compute(name: &str, measured: &Measured) -> Results {
 /// Fewer honest requests to our service than to Python Onionbalance may fail or be slow. If none
 /// failed or was slow there, none may here.
 pub fn judge(all: Vec<Results>) -> Vec<Judged> {
-    let of = |kind: Kind, defended| all.iter().find(|results| results.fault == name(kind, defended));
     let limits = |results: &Results| {
-        let Some(defended) = [false, true].into_iter().find(|defended| name(Kind::Ours, *defended) == results.fault)
-        else {
+        let Some(defended) = [false, true].into_iter().find(|defended| is_of(results, Kind::Ours, *defended)) else {
             return Vec::new();
         };
         let mut limits = vec![Limit::new(LIVE, Bound::AtLeast(LIVE_PERCENT))];
-        if let Some(python) = of(Kind::Python, defended) {
+        if let Some(python) = all.iter().find(|results| is_of(results, Kind::Python, defended)) {
             let fewer = |what| {
                 let value = python.get(what).map_or(f64::NAN, |figure| figure.value);
                 Limit::new(what, if value == 0.0 { Bound::AtMost(0.0) } else { Bound::Below(value) })
@@ -87,6 +85,12 @@ pub fn judge(all: Vec<Results>) -> Vec<Judged> {
     all.into_iter().zip(limits).map(|(results, limits)| Judged { results, limits }).collect()
 }
 
+/// Returns true if these are the results of a flood, and not those of the capacity, whose figures have
+/// the same prefix.
+fn is_of(results: &Results, kind: Kind, defended: bool) -> bool {
+    results.fault == name(kind, defended) && results.get(LIVE).is_some()
+}
+
 /// Returns a table with a row for each figure and a column for each system.
 pub fn table(all: &[Results]) -> String {
     let kinds = [Kind::Ours, Kind::Python, Kind::Stock];
@@ -95,7 +99,7 @@ pub fn table(all: &[Results]) -> String {
     for defended in [false, true] {
         for what in [LIVE, FAILED, SLOW, "introductions_per_s"] {
             let cells = kinds.map(|kind| {
-                let results = all.iter().find(|results| results.fault == name(kind, defended));
+                let results = all.iter().find(|results| is_of(results, kind, defended));
                 let figure = results.and_then(|results| results.get(what));
                 figure.map(|figure| format!("{} {}", figure.shown(), figure.unit)).unwrap_or_default()
             });
@@ -132,6 +136,20 @@ mod tests {
         assert!(passes([99.0, 0.0, 0.0], [40.0, 0.0, 0.0]));
         assert!(!passes([99.0, 0.1, 0.1], [40.0, 0.0, 3.0]));
         assert!(!passes([99.0, f64::NAN, 0.0], [40.0, 1.0, 1.0]));
+    }
+
+    /// The capacity is measured first, and the prefix of its figures is that of our flood.
+    fn capacity() -> Results {
+        let figures = vec![Figure::new("introductions_per_s_1", 54.0, "per s")];
+        Results { fault: name(Kind::Ours, false), figures }
+    }
+
+    #[test]
+    fn the_capacity_has_no_limits_and_hides_no_flood() {
+        let ours = results(Kind::Ours, 97.25, 0.0, 1.0);
+        assert!(verdict(&judge(vec![capacity(), ours.clone()]), &[]).is_ok());
+        assert!(table(&[capacity(), ours]).contains("| `flood_live_points_percent` | 97.2 % |"));
+        assert!(verdict(&judge(vec![capacity(), results(Kind::Ours, 94.0, 0.0, 1.0)]), &[]).is_err());
     }
 
     #[test]
