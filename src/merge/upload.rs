@@ -19,8 +19,8 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(32);
 /// The time after which the withdrawal of a backend no longer waits for the result of an upload.
 const OVERDUE: Duration = Duration::from_secs(15);
 /// The time for which failed uploads to an HSDir are repeated at short intervals, as in arti. The
-/// last of them ends within this time. Every attempt costs circuits next to the master key, so that an HSDir that never answers must not be
-/// able to cause a steady stream of them.
+/// last of them ends within this time. Every attempt costs circuits next to the master key, so that
+/// an HSDir that never answers must not be able to cause a steady stream of them.
 const ROUND: Duration = Duration::from_secs(5 * 60);
 /// The number of attempts that a round has at least, even if the process was paused in the
 /// meantime.

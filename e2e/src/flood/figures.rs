@@ -85,8 +85,8 @@ pub fn judge(all: Vec<Results>) -> Vec<Judged> {
     all.into_iter().zip(limits).map(|(results, limits)| Judged { results, limits }).collect()
 }
 
-/// Returns true if these are the results of a flood, and not those of the capacity, whose figures have
-/// the same prefix.
+/// Returns true if these are the results of a flood, and not those of the capacity, whose figures
+/// have the same prefix.
 fn is_of(results: &Results, kind: Kind, defended: bool) -> bool {
     results.fault == name(kind, defended) && results.get(LIVE).is_some()
 }
