@@ -25,8 +25,6 @@ pub struct Canvas {
     pub width: Option<u16>,
     /// The number of lines on which a list should fit. None means that it is unlimited.
     pub lines: Option<usize>,
-    /// True if a list shows everything about each service, however wide the terminal is.
-    pub wide: bool,
 }
 
 impl Canvas {
@@ -34,8 +32,9 @@ impl Canvas {
     /// colours.
     pub fn service(&self, view: &View) -> String {
         let mut text = headline(view);
-        text.push_str(&problems(&view.problems()));
-        if !view.problems().is_empty() {
+        let found = view.problems();
+        text.push_str(&problems(&found));
+        if !found.is_empty() {
             text.push('\n');
         }
         if let Some(status) = view.status() {
@@ -121,7 +120,7 @@ impl Canvas {
         ports.collect::<Vec<_>>().join(", ")
     }
 
-    pub(super) fn table(&self, header: &[&str]) -> Table {
+    fn table(&self, header: &[&str]) -> Table {
         let mut table = Table::new();
         table.load_style(presets::NOTHING).set_header(header);
         if let Some(width) = self.width {

@@ -28,7 +28,8 @@ const OTHER_LINES: usize = 3;
 
 impl Canvas {
     /// Renders several services. Those with problems come first. If the number of lines is limited,
-    /// services at the end and details of problems are left out, and the text says how many.
+    /// services at the end are left out, and the text says how many. Details of problems are left
+    /// out, too; the summary counts the problems.
     pub fn list(&self, views: &[View], with_namespaces: bool) -> String {
         if views.is_empty() {
             return "No OnionBalancedServices found.\n".to_owned();
@@ -42,8 +43,7 @@ impl Canvas {
         let shown: Vec<_> = sorted.iter().take(room).map(|(view, _)| *view).collect();
         let _ = writeln!(text, "{}", self.services(&shown, with_namespaces));
         if shown.len() < views.len() {
-            let _ =
-                writeln!(text, "… {} more; a pipe shows all of them, for example to less", views.len() - shown.len());
+            let _ = writeln!(text, "… {} more; -o wide shows all of them", views.len() - shown.len());
         }
         for (view, found) in sorted.iter().filter(|(_, problems)| !problems.is_empty()) {
             let more = format!("\n{}{}", headline(view), problems(found));
@@ -59,7 +59,7 @@ impl Canvas {
     fn services(&self, views: &[&View], with_namespaces: bool) -> String {
         let mut columns = self.columns(views);
         columns.retain(|column| with_namespaces || column.name != NAMESPACE);
-        if let Some(width) = self.width.filter(|_| !self.wide) {
+        if let Some(width) = self.width {
             fit(&mut columns, width.into());
         }
         let mut table = Table::new();

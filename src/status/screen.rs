@@ -148,9 +148,11 @@ fn footer(above: usize, below: usize) -> String {
     }
 }
 
-/// Prints the services once. On a terminal, a list fits the screen.
-pub fn print(selection: &Selection, views: &[View], wide: bool) -> io::Result<()> {
-    write!(io::stdout(), "{}", draw_at(selection, views, &Canvas { wide, ..Canvas::of_output() }))
+/// Prints the services once. On a terminal, a list fits the screen unless `whole` is true.
+pub fn print(selection: &Selection, views: &[View], whole: bool) -> io::Result<()> {
+    let canvas = Canvas::of_output();
+    let canvas = if whole { Canvas { width: None, lines: None, ..canvas } } else { canvas };
+    write!(io::stdout(), "{}", draw_at(selection, views, &canvas))
 }
 
 impl Canvas {
@@ -162,7 +164,6 @@ impl Canvas {
             now: Timestamp::now(),
             width: size.map(|(columns, _)| columns.0),
             lines: size.map(|(_, rows)| usize::from(rows.0).saturating_sub(1)),
-            wide: false,
         }
     }
 }

@@ -14,7 +14,7 @@ const HALF_SECONDS: u64 = 30 * PERIOD_MINUTES as u64;
 const HALF: Duration = Duration::from_secs(HALF_SECONDS);
 /// The time after a change until all clients and services have followed: they learn of it from a
 /// later consensus, which tor fetches after 2 to 36 seconds.
-const LEARNT: Duration = Duration::from_secs(45);
+pub const LEARNT: Duration = Duration::from_secs(45);
 
 /// Returns the time since the Unix epoch, which determines the network's time period.
 #[allow(clippy::disallowed_methods, reason = "periods of the Tor network follow the wall clock")]

@@ -77,7 +77,7 @@ pub fn broken() -> View {
 }
 
 pub fn canvas(width: Option<u16>) -> Canvas {
-    Canvas { now: "2026-01-01T12:00:00Z".parse().unwrap(), width, lines: None, wide: false }
+    Canvas { now: "2026-01-01T12:00:00Z".parse().unwrap(), width, lines: None }
 }
 
 /// Removes colours and trailing blanks.

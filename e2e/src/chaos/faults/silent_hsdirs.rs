@@ -20,7 +20,7 @@ use crate::chaos::observed::Observed;
 use crate::chaos::pods::{PodProgram, processes};
 use crate::chaos::stage::Stage;
 use crate::steps::say;
-use crate::tornet::period::{since_new_period, wall_clock};
+use crate::tornet::period::{LEARNT, since_new_period, wall_clock};
 use crate::tornet::process_name;
 use crate::tornet::torrc::PERIOD_MINUTES;
 
@@ -39,8 +39,6 @@ const SILENT: u8 = 2;
 const LASTS: Duration = Duration::from_secs(600);
 /// The time in which a publisher may try again and again.
 const ROUND: Duration = Duration::from_secs(300);
-/// The time after the start of a new period until all services know of it.
-const LEARNT: Duration = Duration::from_secs(45);
 /// The longest time between [`LEARNT`] and the start of a silence. Its first five minutes end well
 /// before the next period.
 const SLACK: Duration = Duration::from_secs(15);
