@@ -169,7 +169,8 @@ async fn a_relay_whose_time_is_over_is_replaced() {
     assert_eq!(after.of(Layer::Third).len(), 6);
     let kept = after.of(Layer::Third).iter().filter(|relay| before.of(Layer::Third).contains(relay)).count();
     assert_eq!(kept, 5);
-    assert_eq!(bench.wanted().as_deref(), Some(&after));
+    // The same relay may be chosen again, with another date. A tor needs to know nothing of this.
+    assert_eq!(bench.wanted().map(|wanted| wanted.id()), Some(after.id()));
 }
 
 #[tokio::test(start_paused = true)]
