@@ -69,6 +69,9 @@ impl TorNetwork {
     /// Existing keys are kept.
     pub async fn up(&self) -> Result<()> {
         let authorities = self.authorities().await?;
+        if matches!(self.place, Place::Loopback) {
+            self.measure().await?;
+        }
         let common = self.common(&authorities);
         for node in &self.nodes {
             let configuration = common.clone() + &torrc::node(node, self.address(), self.intervals(), &self.flags());
@@ -221,15 +224,14 @@ impl TorNetwork {
         }
     }
 
-    /// Returns the authorities' lines about the relays' flags. Only a network on a node can grow.
+    /// Returns the authorities' lines about the relays' flags and bandwidths. Only a network on a
+    /// node can grow.
     fn flags(&self) -> String {
-        match self.place {
+        let flags = match self.place {
             Place::Loopback => torrc::any_flags(),
-            Place::Node(_) => {
-                let bandwidths = format!("V3BandwidthsFile {}\n", self.bandwidths_file().display());
-                torrc::flags_by_port(self.address(), BASE_PORT, RELAYS) + &bandwidths
-            }
-        }
+            Place::Node(_) => torrc::flags_by_port(self.address(), BASE_PORT, RELAYS),
+        };
+        flags + &format!("V3BandwidthsFile {}\n", self.bandwidths_file().display())
     }
 
     fn address(&self) -> &'static str {
@@ -292,7 +294,7 @@ impl TorNetwork {
         ))
     }
 
-    /// Generates the relay's keys and returns its fingerprint.
+    /// Generates the relay's keys if they do not exist yet, and returns its fingerprint.
     async fn fingerprint(&self, node: &torrc::TorNode, dir: &Path) -> Result<String> {
         let empty = dir.join("empty");
         fs::write(&empty, "")?;
