@@ -2,6 +2,7 @@
 //! process that times itself.
 
 pub mod agent;
+pub mod crowd;
 pub mod daemons;
 pub mod descriptor;
 pub mod forwarder;
@@ -11,9 +12,12 @@ pub mod network;
 pub mod plane;
 pub mod publisher;
 pub mod python;
+#[path = "../../tests/torrc_real_tor/render.rs"]
+mod render;
 pub mod replay;
 pub mod report;
 pub mod rounds;
 pub mod scale;
+pub mod sizing;
 pub mod strangers;
 pub mod targets;

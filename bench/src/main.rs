@@ -17,6 +17,7 @@ use onionbalance_bench::python::Python;
 use onionbalance_bench::replay::Replay;
 use onionbalance_bench::report::Report;
 use onionbalance_bench::rounds::{median, median_ratio, time};
+use onionbalance_bench::sizing;
 use onionbalance_bench::strangers;
 use onionbalance_bench::targets::{self, Benchmark};
 use onionbalance_e2e::machine;
@@ -25,8 +26,8 @@ use tokio::runtime::Runtime;
 /// Benchmarks the Onionbalance operator; fails if a figure misses its target
 #[derive(Debug, clap::Parser)]
 enum Args {
-    /// Run `forwarder`, `guards`, `figures` and `strangers`, and compare the figures with their
-    /// targets
+    /// Run `forwarder`, `guards`, `figures`, `sizing` and `strangers`, and compare the figures with
+    /// their targets
     All {
         /// Python interpreter with onionbalance, as printed by e2e/setup/python-onionbalance.sh
         #[arg(long)]
@@ -62,6 +63,8 @@ enum Args {
         #[arg(long, default_value_t = GUARDS_ROUNDS)]
         rounds: NonZeroUsize,
     },
+    /// Measure what a whole service needs at rest, next to a consensus of 9,000 relays
+    Sizing,
     /// Measure the programs while strangers open connections and send half of a request
     Strangers,
     /// Simulate the control port of a tor with a large network until interrupted
@@ -107,6 +110,7 @@ fn run(args: &Args) -> Result<()> {
         }
         Args::Forwarder { rounds } => judged(&[Benchmark::Forwarder], |report| forwarder(*rounds, report)),
         Args::Guards { rounds } => judged(&[Benchmark::Guards], |report| guards(*rounds, report)),
+        Args::Sizing => judged(&[Benchmark::Sizing], sizing),
         Args::Strangers => judged(&[Benchmark::Strangers], strangers),
         Args::Replay { socket, relays } => {
             Replay::new(Texts::generate(*relays)?).listen(socket)?;
@@ -118,10 +122,13 @@ fn run(args: &Args) -> Result<()> {
 }
 
 fn all(python: &Path) -> Result<()> {
-    judged(&[Benchmark::Figures, Benchmark::Forwarder, Benchmark::Guards, Benchmark::Strangers], |report| {
+    let benchmarks =
+        [Benchmark::Figures, Benchmark::Forwarder, Benchmark::Guards, Benchmark::Sizing, Benchmark::Strangers];
+    judged(&benchmarks, |report| {
         forwarder(FORWARDER_ROUNDS, report)?;
         guards(GUARDS_ROUNDS, report)?;
         figures(python, FIGURES_ROUNDS, report)?;
+        sizing(report)?;
         // Last, because this benchmark raises the limit of open files, which child processes
         // inherit.
         strangers(report)
@@ -144,6 +151,11 @@ fn forwarder(rounds: NonZeroUsize, report: &mut Report) -> Result<()> {
 fn guards(rounds: NonZeroUsize, report: &mut Report) -> Result<()> {
     let dir = tempfile::tempdir()?;
     Runtime::new()?.block_on(guards::measure(rounds.get(), dir.path(), report))
+}
+
+fn sizing(report: &mut Report) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    Runtime::new()?.block_on(sizing::measure(dir.path(), report))
 }
 
 fn strangers(report: &mut Report) -> Result<()> {

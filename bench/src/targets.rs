@@ -63,13 +63,15 @@ pub enum Benchmark {
     Forwarder,
     /// A service with three guards in use, compared with one guard.
     Guards,
+    /// A whole service at rest, next to a large consensus.
+    Sizing,
     /// The programs while strangers flood them with connections.
     Strangers,
     /// The operator with many objects, compared with a bare client.
     Scale,
 }
 
-use Benchmark::{Figures, Forwarder, Guards, Scale, Strangers};
+use Benchmark::{Figures, Forwarder, Guards, Scale, Sizing, Strangers};
 use Limit::{AtLeast, AtMost};
 
 const fn target(benchmark: Benchmark, figure: &'static str, limit: Limit, reason: &'static str) -> Target {
@@ -78,10 +80,11 @@ const fn target(benchmark: Benchmark, figure: &'static str, limit: Limit, reason
 
 const MEMORY: &str = "A flood must not drive a program beyond its container's memory limit.";
 const CONNECTIONS: &str = "No listener may keep more connections open than its limit of 64.";
+const REQUEST: &str = "A scheduler must be able to rely on the container's requests.";
 const LINES: &str = "A flood must not fill the logs.";
 
 /// The targets of all benchmarks. `docs/performance.md` has the same table.
-pub const TARGETS: [Target; 33] = [
+pub const TARGETS: [Target; 41] = [
     target(
         Figures,
         "descriptor_build_to_signatures",
@@ -155,6 +158,14 @@ pub const TARGETS: [Target; 33] = [
         AtLeast(1.5),
         "Three guards must carry considerably more than one, because a user accepts more exposure for this.",
     ),
+    target(Sizing, "sizing_backend_tor_mib", AtMost(96.0), REQUEST),
+    target(Sizing, "sizing_backend_tor_millicores", AtMost(50.0), REQUEST),
+    target(Sizing, "sizing_agent_mib", AtMost(32.0), REQUEST),
+    target(Sizing, "sizing_agent_millicores", AtMost(10.0), REQUEST),
+    target(Sizing, "sizing_frontend_tor_mib", AtMost(96.0), REQUEST),
+    target(Sizing, "sizing_frontend_tor_millicores", AtMost(50.0), REQUEST),
+    target(Sizing, "sizing_publisher_mib", AtMost(32.0), REQUEST),
+    target(Sizing, "sizing_publisher_millicores", AtMost(10.0), REQUEST),
     target(Strangers, "strangers_agent_rss_to_rest", AtMost(2.0), MEMORY),
     target(Strangers, "strangers_publisher_rss_to_rest", AtMost(2.0), MEMORY),
     target(Strangers, "strangers_operator_rss_to_rest", AtMost(2.0), MEMORY),
@@ -249,6 +260,6 @@ mod tests {
         let names: Vec<_> = of(&[Forwarder]).map(|target| target.figure).collect();
         assert_eq!(names.len(), 5);
         assert!(names.iter().all(|name| name.starts_with("forwarder_")), "{names:?}");
-        assert_eq!(of(&[Figures, Forwarder, Guards, Strangers, Scale]).count(), TARGETS.len());
+        assert_eq!(of(&[Figures, Forwarder, Guards, Sizing, Strangers, Scale]).count(), TARGETS.len());
     }
 }

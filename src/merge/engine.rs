@@ -260,7 +260,7 @@ impl MergeEngine {
                 // The new descriptor is sent to all HSDirs. If two descriptors had equal counters,
                 // a client could not tell which one is newer.
                 let at_once = period.service.period == used || !self.ending.is_empty();
-                let lag = if at_once { Duration::ZERO } else { pace::lag(period.service.period, &mut self.rng) };
+                let lag = pace::lag_unless(at_once, period.service.period, &mut self.rng);
                 let at = self.now.elapsed.saturating_add(lag);
                 period.schedule.request(Request { at, urgent: nothing_published && at_once, forced: true });
             }
@@ -285,8 +285,8 @@ impl MergeEngine {
             let at = self.now.elapsed.saturating_add(DEBOUNCE);
             for period in &mut self.periods {
                 let name = period.service.period;
-                let follows = period.round.is_none() && self.used != Some(name);
-                let lag = if follows { pace::lag(name, &mut self.rng) } else { Duration::ZERO };
+                let at_once = period.round.is_some() || self.used == Some(name);
+                let lag = pace::lag_unless(at_once, name, &mut self.rng);
                 period.schedule.put_off(at.saturating_add(lag));
             }
         }
@@ -389,7 +389,7 @@ impl MergeEngine {
         for period in &mut self.periods {
             let name = period.service.period;
             let at_once = self.used == Some(name) || unanswered.contains(&name) || !self.ending.is_empty();
-            let lag = if at_once { Duration::ZERO } else { pace::lag(name, &mut self.rng) };
+            let lag = pace::lag_unless(at_once, name, &mut self.rng);
             let at = self.now.elapsed.saturating_add(lag);
             period.schedule.request(Request { at, urgent: at_once, forced: true });
         }

@@ -91,13 +91,14 @@ pub(super) fn request(
         (Change::PointsGone | Change::PointsBack(_), Loss::Few) => random(GATHER, period, rng),
         _ => DEBOUNCE,
     };
-    let lag = if used { Duration::ZERO } else { lag(period, rng) };
+    let lag = lag_unless(used, period, rng);
     Request { at: now.saturating_add(wait).saturating_add(lag), urgent: false, forced: false }
 }
 
-/// Returns a random time by which a period that clients do not use follows the other one.
-pub(super) fn lag(period: TimePeriod, rng: &mut impl Rng) -> Duration {
-    random(LAG, period, rng)
+/// Returns no time for a round that must begin `at_once`. Otherwise returns a random time by which a
+/// period that clients do not use follows the other one.
+pub(super) fn lag_unless(at_once: bool, period: TimePeriod, rng: &mut impl Rng) -> Duration {
+    if at_once { Duration::ZERO } else { random(LAG, period, rng) }
 }
 
 /// Returns the shortest time between a round of this period and one of another period.

@@ -232,8 +232,11 @@ fn may_share_key(one: &OnionBalancedService, other: &OnionBalancedService) -> bo
 /// Returns the service that an object belongs to according to its owner reference or its label.
 fn owner(child: &ObjectMeta) -> Option<ObjectRef<Guarded>> {
     let namespace = child.namespace.as_deref()?;
+    // A reference may name any version of the API.
+    let group = OnionBalancedService::group(&());
     let by_reference = child.owner_references.iter().flatten().find(|owner| {
-        owner.kind == OnionBalancedService::kind(&()) && owner.api_version == OnionBalancedService::api_version(&())
+        let of_group = owner.api_version.split_once('/').is_some_and(|(name, _)| name == group);
+        owner.kind == OnionBalancedService::kind(&()) && of_group
     });
     let name = by_reference.map(|owner| &owner.name).or_else(|| child.labels.as_ref()?.get(SERVICE_LABEL))?;
     Some(ObjectRef::new(name).within(namespace))

@@ -20,6 +20,18 @@ fn an_owned_object_names_its_service_by_reference_or_by_label() {
 }
 
 #[test]
+fn an_owner_reference_may_name_another_version_of_the_api_but_no_other_group() {
+    let owned_by = |version: &str| {
+        owner(&metadata(json!({"namespace": "shop", "ownerReferences": [
+            {"apiVersion": version, "kind": "OnionBalancedService", "name": "web", "uid": "1"},
+        ]})))
+    };
+    assert_eq!(owned_by("onionbalance.dev/v1beta1"), Some(ObjectRef::new("web").within("shop")));
+    assert_eq!(owned_by("example.org/v1alpha1"), None);
+    assert_eq!(owned_by("v1alpha1"), None);
+}
+
+#[test]
 fn only_the_name_of_an_unlabelled_object_is_kept() {
     let whole = json!({"name": "a", "annotations": {"big": "x"}, "labels": {"app": "y"}});
     let mut found: Metadata = serde_json::from_value(json!({ "metadata": whole })).unwrap();
