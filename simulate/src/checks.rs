@@ -85,7 +85,9 @@ impl World {
         let Some(view) = publisher.view.clone() else { return };
         let mut faults = Vec::new();
         for (period, _) in &view.responsible {
-            let bound = if *period == view.used { BOUND } else { BOUND_OF_OTHER };
+            // A round that was requested before clients used the period keeps its time.
+            let is_used = *period == view.used && publisher.used_since + BOUND_OF_OTHER < now;
+            let bound = if is_used { BOUND } else { BOUND_OF_OTHER };
             let Some(round) = publisher.rounds.get(period) else {
                 if self.points.values().any(|fate| fate.died.is_none()) && self.changed_before(leader, bound) {
                     faults.push(format!("nothing is published for {period:?}"));

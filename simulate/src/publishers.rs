@@ -79,6 +79,8 @@ pub struct Publisher {
     pub(crate) view: Option<Arc<View>>,
     /// The time at which the publisher got its consensus.
     pub(crate) adopted: Duration,
+    /// The time at which the publisher learnt that clients use the period that they use now.
+    pub(crate) used_since: Duration,
     /// The time at which the process has something to do.
     pub(crate) wake: Duration,
     /// The monotonic time at which the engine has something to do. It changes only when the engine
@@ -123,6 +125,7 @@ impl World {
             follower,
             view: None,
             adopted: self.now,
+            used_since: self.now,
             wake: self.now,
             engine_due: None,
             in_flight: BTreeMap::new(),
@@ -211,6 +214,9 @@ impl World {
                 self.conduct(index, conduct::Event::Network(Arc::clone(&view.network)));
                 let network = Arc::clone(&view.network);
                 if let Some(publisher) = self.publishers.get_mut(index) {
+                    if publisher.view.as_ref().is_none_or(|before| before.used != view.used) {
+                        publisher.used_since = self.now;
+                    }
                     publisher.view = Some(view);
                     publisher.adopted = self.now;
                 }

@@ -26,10 +26,11 @@ use crate::tornet::torrc::PERIOD_MINUTES;
 
 /// Two relays that end, and later two others that freeze, each for ten minutes.
 ///
-/// In this network, services publish for a new time period every eight minutes. The new period has
-/// other HSDirs, of which a publisher cannot know yet that they are silent. Therefore circuits are
-/// counted only if neither the silence nor the publication for a new period began within the
-/// preceding five minutes.
+/// In this network, services publish for a new time period every eight minutes. Each silence begins
+/// just before, so that uploads to silent HSDirs are due, and nothing else gives a publisher a
+/// reason to upload. The next period has other HSDirs, of which a publisher cannot know yet that
+/// they are silent. Therefore circuits are counted only if neither the silence nor the publication
+/// for a new period began within the preceding five minutes.
 #[derive(Debug)]
 pub struct SilentHsdirs;
 
@@ -39,9 +40,12 @@ const SILENT: u8 = 2;
 const LASTS: Duration = Duration::from_secs(600);
 /// The time in which a publisher may try again and again.
 const ROUND: Duration = Duration::from_secs(300);
-/// The longest time between [`LEARNT`] and the start of a silence. Its first five minutes end well
-/// before the next period.
-const SLACK: Duration = Duration::from_secs(15);
+/// The time from the start of a silence to the next time period. The relays may still be alive for
+/// a moment when the period begins.
+const LEAD: Duration = Duration::from_secs(20);
+/// The number of false alarms by chance. In so long a silence, about seventy probes are made, and
+/// both attempts of a probe can run into relays that were alive a moment ago.
+const FALSE_ALARMS: f64 = 1.0;
 /// The interval between requests. A run takes about 35 minutes.
 const EVERY: Duration = Duration::from_secs(1);
 
@@ -67,13 +71,13 @@ impl Fault for SilentHsdirs {
             let (killed, frozen) = (killed.to_vec(), frozen.get(..count).unwrap_or_default().to_vec());
             let ours = watch_leader(stage).await?;
             let plain = stage.plain().watch_circuits().await?;
-            until_a_period_has_begun().await?;
+            until_a_period_is_near().await?;
             let (at, wall) = (Instant::now(), wall_clock()?);
             try_join_all(killed.iter().map(|relay| stage.processes.kill(relay))).await?;
             Ok(ActiveFault::new(at, BTreeSet::new()).with_findings(async move {
                 sleep_until(at + LASTS).await;
                 stage.network.up().await?;
-                until_a_period_has_begun().await?;
+                until_a_period_is_near().await?;
                 let second = Instant::now();
                 let signal = |signal| frozen.iter().try_for_each(|relay| stage.processes.signal(relay, signal));
                 signal(Signal::STOP)?;
@@ -97,7 +101,17 @@ impl Fault for SilentHsdirs {
     }
 
     fn limits(&self) -> Vec<Limit> {
-        [&[Limit::new("circuits", Bound::TimesPlain(1.5))][..], &like_plain(5.0)].concat()
+        let own = [
+            // Without a failed circuit in the first minutes, the run would prove nothing.
+            Limit::new("first_circuits", Bound::AtLeast(1.0)),
+            Limit::new("plain_first_circuits", Bound::AtLeast(1.0)),
+            Limit::new("circuits", Bound::TimesPlain(1.5)),
+        ];
+        [&own[..], &like_plain(5.0)].concat()
+    }
+
+    fn false_alarms(&self) -> f64 {
+        FALSE_ALARMS
     }
 }
 
@@ -120,13 +134,12 @@ async fn watch_leader(stage: &Stage) -> Result<FailedCircuits> {
     FailedCircuits::watch(&socket, &cookie).await
 }
 
-/// Waits until services have just begun to publish for a new time period.
-async fn until_a_period_has_begun() -> Result<()> {
+/// Waits until a new time period is about to begin.
+async fn until_a_period_is_near() -> Result<()> {
     const PERIOD: Duration = Duration::from_secs(60 * PERIOD_MINUTES as u64);
     let since = since_new_period(wall_clock()?);
-    let wait =
-        if since > LEARNT + SLACK { (PERIOD + LEARNT).saturating_sub(since) } else { LEARNT.saturating_sub(since) };
-    say(&format!("waiting {} s until a new time period has begun", wait.as_secs()));
+    let wait = (PERIOD - LEAD).checked_sub(since).unwrap_or(PERIOD.saturating_sub(since) + PERIOD - LEAD);
+    say(&format!("waiting {} s until a new time period is about to begin", wait.as_secs()));
     sleep(wait).await;
     Ok(())
 }
@@ -150,11 +163,11 @@ mod tests {
     fn the_first_minutes_of_each_silence_and_of_each_period_are_counted_apart() {
         let start = Instant::now();
         let at = |seconds: u64| start + Duration::from_secs(seconds);
-        // The silence began 45 s after the period.
-        let since = |time: Instant| Duration::from_secs((time.duration_since(start).as_secs() + 45) % 480);
-        let times = [10, 299, 300, 434, 435, 599].map(at);
+        // The silence began 20 s before the period.
+        let since = |time: Instant| Duration::from_secs((time.duration_since(start).as_secs() + 460) % 480);
+        let times = [10, 299, 300, 364, 365, 499, 500, 599].map(at);
         assert_eq!(counts(&times, [at(0), at(960)], since), [2, 2]);
-        let times = [959, 960, 1259, 1260, 1394, 1395, 1559, 1560].map(at);
+        let times = [959, 960, 1259, 1260, 1324, 1325, 1459, 1460, 1559].map(at);
         assert_eq!(counts(&times, [at(0), at(960)], since), [2, 2]);
     }
 }
