@@ -113,8 +113,13 @@ fn the_deployment_has_the_chosen_strategy_probes_and_spread() {
     let spread = &pod(&objects)["spec"]["topologySpreadConstraints"];
     assert_eq!(spread[0]["labelSelector"]["matchLabels"], deployment["selector"]["matchLabels"]);
     assert_eq!(spread[1]["labelSelector"], json!({"matchLabels": {"a": "b"}}));
-    let none = checked(json!({"topologySpreadConstraints": []}));
+    let none = checked(json!({
+        "topologySpreadConstraints": [], "strategy": {"type": null, "rollingUpdate": null},
+        "livenessProbe": {"periodSeconds": null}, "readinessProbe": {"periodSeconds": null},
+    }));
     assert!(pod(&none)["spec"].get("topologySpreadConstraints").is_none());
+    assert_eq!(container(&none)["livenessProbe"], json!({"httpGet": {"path": "/livez", "port": "probes"}}));
+    assert!(the(&none, "Deployment")["spec"].get("strategy").is_none());
 }
 
 #[test]
@@ -135,7 +140,7 @@ fn a_disruption_budget_protects_the_operators_pods() {
 #[test]
 fn every_object_can_have_common_annotations() {
     let objects = checked(json!({
-        "commonAnnotations": {"team": "a", "helm.sh/resource-policy": "mine", "helm.sh/hook": "mine"},
+        "commonAnnotations": {"team": "a", "helm.sh/resource-policy": "mine", "helm.sh/hook-delete-policy": "mine"},
         "crds": {"annotations": {"team": "b"}}, "service": {"annotations": {"team": "c"}},
         "monitor": {"enabled": true}, "prometheusRule": {"enabled": true}, "dashboard": {"enabled": true},
         "networkPolicy": {"enabled": true}, "podDisruptionBudget": {"enabled": true}, "admissionPolicy": {"enabled": true},
@@ -151,7 +156,11 @@ fn every_object_can_have_common_annotations() {
     }
     let crd = the(&objects, "CustomResourceDefinition");
     assert_eq!(crd["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
-    assert_eq!(the(&objects, "Pod")["metadata"]["annotations"]["helm.sh/hook"], "test");
+    let test = &the(&objects, "Pod")["metadata"]["annotations"];
+    assert_eq!(
+        (&test["helm.sh/hook"], &test["helm.sh/hook-delete-policy"]),
+        (&json!("test"), &json!("before-hook-creation"))
+    );
     assert_eq!(pod(&objects)["metadata"]["annotations"], json!({"note": "pod"}));
 }
 

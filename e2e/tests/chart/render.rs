@@ -36,7 +36,7 @@ fn changes() -> Vec<Value> {
         json!({"strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": "50%"}}}),
         json!({"podDisruptionBudget": {"enabled": true, "maxUnavailable": "50%"}}),
         json!({"log": {"format": "json", "addresses": "full", "filter": "debug"}, "extraEnv": [{"name": "A", "value": "b"}]}),
-        json!({"resources": {"requests": {"cpu": 1, "memory": "1Gi"}, "limits": {"memory": "1Gi"}}}),
+        json!({"resources": {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"memory": "1Gi"}}}),
         json!({"podSecurityContext": {"runAsUser": null, "runAsGroup": null}, "securityContext": {"privileged": false}}),
         json!({"livenessProbe": {"periodSeconds": 30, "timeoutSeconds": 5}, "readinessProbe": {"periodSeconds": 5}}),
         json!({"nodeSelector": {"a": "b"}, "tolerations": [{"operator": "Exists"}], "affinity": {"nodeAffinity": {}}}),
@@ -49,7 +49,7 @@ fn changes() -> Vec<Value> {
         json!({"monitor": {"enabled": true, "labels": {"a": "b"}, "relabelings": [{"targetLabel": "a", "replacement": "b"}]}}),
         json!({"monitor": {"enabled": true, "metricRelabelings": [{"sourceLabels": ["a"], "action": "drop"}]}}),
         json!({"prometheusRule": {"enabled": true, "labels": {"a": "b"}, "disabled": ["OnionbalanceTorFreezes"], "docsUrl": "https://a"}}),
-        json!({"dashboard": {"enabled": true, "namespace": "b", "labels": {"a": "b"}, "annotations": {"a": "b"}}}),
+        json!({"dashboard": {"enabled": true, "namespace": "b", "labels": {"grafana_dashboard": "2"}, "annotations": {"a": "b"}}}),
         json!({"networkPolicy": {"enabled": true, "metricsFrom": peers, "egress": [{"ports": [{"port": 443}]}]}}),
         json!({"extraObjects": [{
             "apiVersion": "v1", "kind": "ConfigMap",
