@@ -18,7 +18,7 @@ impl Exposition {
         Self { prefix, text: String::new() }
     }
 
-    /// Creates a builder whose text begins with the version of the program, as the label of a metric.
+    /// Creates a builder whose text begins with a metric that has the program's version as a label.
     pub fn of_program(prefix: &'static str) -> Self {
         let mut text = Self::new(prefix);
         text.family("build_info", "gauge", "Always 1, with the version of the program");

@@ -51,8 +51,8 @@ impl Histogram {
         self.microseconds.fetch_add(microseconds, Ordering::Relaxed);
     }
 
-    /// Returns the present content. The numbers of the buckets are cumulative, as Prometheus expects
-    /// them.
+    /// Returns the present content. The number of each bucket includes all shorter times, as
+    /// Prometheus expects it.
     pub fn counts(&self) -> Counts {
         let mut all = 0;
         let mut up_to = Vec::new();

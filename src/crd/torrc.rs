@@ -286,7 +286,8 @@ impl Values {
     }
 }
 
-/// Returns true if a name in one of the lists stands for this option. Tor ignores the case of names.
+/// Returns true if a name in one of the lists stands for this option. Tor ignores the case of
+/// names.
 pub(super) fn covers(pattern: &str, option: &str) -> bool {
     let Some((start, end)) = pattern.split_once('*') else { return pattern.eq_ignore_ascii_case(option) };
     let inner = option.get(..start.len()).filter(|found| found.eq_ignore_ascii_case(start));

@@ -73,8 +73,8 @@ fn the_operators_pod_can_do_without_a_fixed_user_id() {
     assert!(!deploy.to_string().contains("65532"), "{deploy}");
 }
 
-/// Returns the objects that a current kubectl builds from a folder. A warning is an error: it names a
-/// field that the next version of kustomize may refuse.
+/// Returns the objects that a current kubectl builds from a folder. A warning counts as an error,
+/// because the next version of kustomize may refuse the field that the warning names.
 fn kustomized(folder: &Path) -> Vec<Value> {
     let setup = source_tree().join("e2e/setup/kubectl.sh");
     let program = Command::new(setup).stderr(Stdio::inherit()).output().unwrap();

@@ -143,8 +143,9 @@ fn tor_metrics_are_scraped_unless_disabled() {
     }
 }
 
-/// Checks that Prometheus keeps the label `namespace` of the operator's metrics about services, and
-/// replaces this label in the metrics of service pods, whose tor could otherwise name any namespace.
+/// Checks that Prometheus keeps the label `namespace` of the operator's metrics about services. In
+/// the metrics of service pods, Prometheus replaces this label: tor could otherwise name any
+/// namespace.
 #[test]
 fn only_the_operators_own_labels_are_honoured() {
     for (kind, endpoints) in [("PodMonitor", "podMetricsEndpoints"), ("ServiceMonitor", "endpoints")] {

@@ -97,7 +97,10 @@ fn the_deployment_has_the_chosen_strategy_probes_and_spread() {
         "livenessProbe": {"timeoutSeconds": 5, "failureThreshold": 6}, "readinessProbe": {"successThreshold": 2},
         "topologySpreadConstraints": [
             {"maxSkew": 2, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"},
-            {"maxSkew": 1, "topologyKey": "host", "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": {"matchLabels": {"a": "b"}}},
+            {
+                "maxSkew": 1, "topologyKey": "host", "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": {"a": "b"}},
+            },
         ],
     }));
     let deployment = &the(&objects, "Deployment")["spec"];
@@ -143,7 +146,8 @@ fn every_object_can_have_common_annotations() {
         "commonAnnotations": {"team": "a", "helm.sh/resource-policy": "mine", "helm.sh/hook-delete-policy": "mine"},
         "crds": {"annotations": {"team": "b"}}, "service": {"annotations": {"team": "c"}},
         "monitor": {"enabled": true}, "prometheusRule": {"enabled": true}, "dashboard": {"enabled": true},
-        "networkPolicy": {"enabled": true}, "podDisruptionBudget": {"enabled": true}, "admissionPolicy": {"enabled": true},
+        "networkPolicy": {"enabled": true}, "podDisruptionBudget": {"enabled": true},
+        "admissionPolicy": {"enabled": true},
         "podAnnotations": {"note": "pod"},
     }));
     for object in &objects {

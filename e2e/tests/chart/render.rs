@@ -1,5 +1,5 @@
-//! Renders the chart with every value changed, alone and together with others, and checks each result
-//! against the Kubernetes types. Also checks that an upgrade changes no immutable field.
+//! Renders the chart with every value changed, alone and together with others, and checks each
+//! result against the Kubernetes types. Also checks that an upgrade changes no immutable field.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +17,8 @@ fn changes() -> Vec<Value> {
         json!({"global": {"imageRegistry": "mirror.example.org", "imagePullSecrets": ["shared"]}}),
         json!({"image": {"repository": "a.example.org/op", "tag": "1", "digest": digest, "pullPolicy": "Always"}}),
         json!({"imagePullSecrets": [{"name": "pull"}]}),
-        json!({"dataPlane": {"image": {"repository": "b/op", "tag": "2", "digest": digest}, "imagePullPolicy": "Never"}}),
+        json!({"dataPlane": {"image": {"repository": "b/op", "tag": "2", "digest": digest}}}),
+        json!({"dataPlane": {"imagePullPolicy": "Never"}}),
         json!({"dataPlane": {"networkPolicy": {"enabled": false, "metricsFrom": peers}}}),
         json!({"dataPlane": {"disruptionBudgets": false, "fixedUserIds": false}}),
         json!({"dataPlane": {"defaultTemplates": {"backend": template, "frontend": template}}}),
@@ -35,9 +36,11 @@ fn changes() -> Vec<Value> {
         json!({"replicas": 3, "strategy": {"type": "Recreate", "rollingUpdate": null}, "revisionHistoryLimit": 0}),
         json!({"strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": "50%"}}}),
         json!({"podDisruptionBudget": {"enabled": true, "maxUnavailable": "50%"}}),
-        json!({"log": {"format": "json", "addresses": "full", "filter": "debug"}, "extraEnv": [{"name": "A", "value": "b"}]}),
+        json!({"log": {"format": "json", "addresses": "full", "filter": "debug"}}),
+        json!({"extraEnv": [{"name": "A", "value": "b"}]}),
         json!({"resources": {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"memory": "1Gi"}}}),
-        json!({"podSecurityContext": {"runAsUser": null, "runAsGroup": null}, "securityContext": {"privileged": false}}),
+        json!({"podSecurityContext": {"runAsUser": null, "runAsGroup": null}}),
+        json!({"securityContext": {"privileged": false}}),
         json!({"livenessProbe": {"periodSeconds": 30, "timeoutSeconds": 5}, "readinessProbe": {"periodSeconds": 5}}),
         json!({"nodeSelector": {"a": "b"}, "tolerations": [{"operator": "Exists"}], "affinity": {"nodeAffinity": {}}}),
         json!({"topologySpreadConstraints": [], "priorityClassName": "high"}),
@@ -45,11 +48,14 @@ fn changes() -> Vec<Value> {
         json!({"commonLabels": {"c": "d"}, "commonAnnotations": {"c": "d"}}),
         json!({"nameOverride": "proxy", "namespaceOverride": "tor-system"}),
         json!({"fullnameOverride": "tor"}),
-        json!({"monitor": {"enabled": true, "kind": "ServiceMonitor", "interval": "1m", "scrapeTimeout": "5s", "tor": false}}),
-        json!({"monitor": {"enabled": true, "labels": {"a": "b"}, "relabelings": [{"targetLabel": "a", "replacement": "b"}]}}),
+        json!({"monitor": {"enabled": true, "kind": "ServiceMonitor", "interval": "1m", "scrapeTimeout": "5s"}}),
+        json!({"monitor": {"enabled": true, "tor": false, "labels": {"a": "b"}}}),
+        json!({"monitor": {"enabled": true, "relabelings": [{"targetLabel": "a", "replacement": "b"}]}}),
         json!({"monitor": {"enabled": true, "metricRelabelings": [{"sourceLabels": ["a"], "action": "drop"}]}}),
-        json!({"prometheusRule": {"enabled": true, "labels": {"a": "b"}, "disabled": ["OnionbalanceTorFreezes"], "docsUrl": "https://a"}}),
-        json!({"dashboard": {"enabled": true, "namespace": "b", "labels": {"grafana_dashboard": "2"}, "annotations": {"a": "b"}}}),
+        json!({"prometheusRule": {"enabled": true, "labels": {"a": "b"}, "docsUrl": "https://a"}}),
+        json!({"prometheusRule": {"enabled": true, "disabled": ["OnionbalanceTorFreezes"]}}),
+        json!({"dashboard": {"enabled": true, "namespace": "b", "annotations": {"a": "b"}}}),
+        json!({"dashboard": {"enabled": true, "labels": {"grafana_dashboard": "2"}}}),
         json!({"networkPolicy": {"enabled": true, "metricsFrom": peers, "egress": [{"ports": [{"port": 443}]}]}}),
         json!({"extraObjects": [{
             "apiVersion": "v1", "kind": "ConfigMap",
@@ -149,8 +155,8 @@ fn immutable_fields(objects: &[Value]) -> Value {
     objects.iter().filter_map(|object| Some((id(object), field(object)?))).collect::<serde_json::Map<_, _>>().into()
 }
 
-/// `immutable.json` holds the fields of the chart 0.1.0 before it had the values `global`, `strategy`
-/// and others. Never change a field in the file: add the objects of a new kind only.
+/// `immutable.json` holds the fields of the chart 0.1.0 before it had the values `global`,
+/// `strategy` and others. Never change a field in the file: add the objects of a new kind only.
 #[test]
 fn an_upgrade_changes_no_immutable_field() {
     let recorded: Value = serde_json::from_str(&read("e2e/tests/chart/immutable.json")).unwrap();
@@ -176,7 +182,8 @@ fn a_parent_chart_sets_the_registry_of_all_its_charts() {
     std::os::unix::fs::symlink(crate::helm::chart(), dir.path().join("charts/onionbalance-operator")).unwrap();
     std::fs::write(dir.path().join("Chart.yaml"), "apiVersion: v2\nname: parent\nversion: 1.0.0\n").unwrap();
     let values = json!({
-        "global": {"imageRegistry": "mirror.example.org", "storageClass": "a"}, "onionbalance-operator": {"replicas": 2},
+        "global": {"imageRegistry": "mirror.example.org", "storageClass": "a"},
+        "onionbalance-operator": {"replicas": 2},
     });
     let output = helm_on(dir.path(), &["template", "parent"], &values);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -91,7 +91,8 @@ fn options_that_would_break_the_design_are_refused() {
     }
 }
 
-/// The administrator may also select the Tor network and start a transport, but not break the design.
+/// The administrator may also select the Tor network and start a transport, but not break the
+/// design.
 #[test]
 fn lines_for_all_pods_may_select_the_network_and_nothing_harmful() {
     let network = "TestingTorNetwork 1\ntestingauthkeylifetime 1 day\nPathsNeededToBuildCircuits 0.67\n\
