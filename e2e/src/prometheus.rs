@@ -121,6 +121,7 @@ pub fn scrape_configs(monitor: &Value, pods: &[Pod]) -> Result<Vec<Value>> {
         jobs.push(json!({
             "job_name": format!("{name}{path}"),
             "metrics_path": path,
+            "honor_labels": endpoint["honorLabels"] == true,
             "static_configs": pods.iter().flat_map(targets).collect::<Vec<_>>(),
             "relabel_configs": relabel,
             "metric_relabel_configs": relabelings(&endpoint["metricRelabelings"])?,

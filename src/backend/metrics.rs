@@ -35,7 +35,7 @@ async fn metrics(State((tor, traffic, circuits, health)): State<Sources>) -> imp
 }
 
 fn render(tor: &TorState, ports: &[Arc<ForwarderPort>], circuits: &Circuits, targets: &[Target]) -> String {
-    let mut text = Exposition::new("onionbalance_agent");
+    let mut text = Exposition::of_program("onionbalance_agent");
     text.family("tor_up", "gauge", "1 if tor answers on its control socket");
     text.sample("tor_up", "", u64::from(tor.answering));
     text.family("bootstrapped", "gauge", "1 if tor has bootstrapped");
@@ -132,7 +132,13 @@ mod tests {
     use crate::common::exposition::page;
 
     /// The page of the state that the first test sets up.
-    const PAGE: &str = "\
+    const PAGE: &str = concat!(
+        "\
+# HELP onionbalance_agent_build_info Always 1, with the version of the program
+# TYPE onionbalance_agent_build_info gauge
+onionbalance_agent_build_info{version=\"",
+        env!("CARGO_PKG_VERSION"),
+        "\"} 1
 # HELP onionbalance_agent_tor_up 1 if tor answers on its control socket
 # TYPE onionbalance_agent_tor_up gauge
 onionbalance_agent_tor_up 1
@@ -185,7 +191,8 @@ onionbalance_agent_target_up{port=\"80\"} 1
 # TYPE onionbalance_agent_checks_total counter
 onionbalance_agent_checks_total{port=\"80\",result=\"passed\"} 0
 onionbalance_agent_checks_total{port=\"80\",result=\"failed\"} 0
-";
+"
+    );
 
     #[test]
     fn the_text_is_in_the_prometheus_format_and_matches_the_docs() {

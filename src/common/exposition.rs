@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use super::histogram::Histogram;
+
 /// A builder for the metrics text, which adds a prefix to every metric name.
 #[derive(Debug)]
 pub struct Exposition {
@@ -14,6 +16,14 @@ impl Exposition {
     /// Creates a builder with an empty text. `prefix` is, for example, `onionbalance_agent`.
     pub fn new(prefix: &'static str) -> Self {
         Self { prefix, text: String::new() }
+    }
+
+    /// Creates a builder whose text begins with a metric that has the program's version as a label.
+    pub fn of_program(prefix: &'static str) -> Self {
+        let mut text = Self::new(prefix);
+        text.family("build_info", "gauge", "Always 1, with the version of the program");
+        text.sample("build_info", concat!("{version=\"", env!("CARGO_PKG_VERSION"), "\"}"), 1);
+        text
     }
 
     /// Starts a new metric. `kind` is "gauge" or "counter".
@@ -33,6 +43,18 @@ impl Exposition {
     pub fn seconds(&mut self, name: &str, labels: &str, value: Duration) {
         let (prefix, seconds) = (self.prefix, value.as_secs_f64());
         self.line(format_args!("{prefix}_{name}{labels} {seconds}"));
+    }
+
+    /// Adds a histogram of times in seconds.
+    pub fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) {
+        self.family(name, "histogram", help);
+        let counts = histogram.counts();
+        for (bound, count) in counts.up_to {
+            self.sample(&format!("{name}_bucket"), &format!("{{le=\"{}\"}}", bound.as_secs_f64()), count);
+        }
+        self.sample(&format!("{name}_bucket"), "{le=\"+Inf\"}", counts.all);
+        self.seconds(&format!("{name}_sum"), "", counts.sum);
+        self.sample(&format!("{name}_count"), "", counts.all);
     }
 
     /// Returns the complete metrics text.

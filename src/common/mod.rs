@@ -1,11 +1,12 @@
 //! Code shared by the programs: logging, process hiding, the limit on open files, HTTP servers, the
-//! metrics text format, secret files, tor's directories, its state file, its first start and its
-//! own metrics, and leader election.
+//! metrics text format and its histograms, secret files, tor's directories, its state file, its
+//! first start and its own metrics, and leader election.
 
 pub mod complaint;
 pub mod election;
 pub mod exposition;
 pub mod hidden;
+pub mod histogram;
 pub mod http;
 pub mod http_server;
 pub mod log;

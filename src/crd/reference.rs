@@ -54,7 +54,8 @@ fn write_torrc_options(text: &mut String) {
          `spec.backends.extraTorrc` and `spec.frontend.extraTorrc` may contain these options. Tor's manual describes them. Write \
          each name in full; upper and lower case are equal. Only the operator checks the values, and reports a refused one in \
          the condition `Accepted`. The flag `--tor-extra-config` of the operator (chart value `torExtraConfig`) sets options for \
-         the pods of all services and has no such limit.\n\n\
+         the pods of all services. It accepts the options with the place \"frontend\" and those with the place \"all pods\". The \
+         operator does not start with another one.\n\n\
          | option | place | values |\n|---|---|---|\n",
     );
     let in_frontends: Vec<_> = allowed(Place::Frontend).collect();
@@ -63,6 +64,9 @@ fn write_torrc_options(text: &mut String) {
         let restriction = RESTRICTIONS.iter().find(|restriction| restriction.options.contains(&option));
         let values = restriction.map(|restriction| restriction.described).unwrap_or_default();
         let _ = writeln!(text, "| `{option}` | {place} | {values} |");
+    }
+    for option in allowed(Place::AllPods).filter(|option| !in_frontends.contains(option)) {
+        let _ = writeln!(text, "| `{option}` | all pods |  |");
     }
 }
 
@@ -241,6 +245,7 @@ mod tests {
             assert!(text.contains(&format!("\n| `{option}` | backends")), "{option}");
         }
         assert!(text.contains("\n| `NumCPUs` | backends, frontend |  |\n"));
+        assert!(text.contains("\n| `Testing*` | all pods |  |\n"));
         assert!(text.contains("\n| `HiddenServiceMaxStreams` | backends |  |\n"));
         assert!(text.contains("\n| `NumEntryGuards` | backends, frontend | `1` or `2` |\n"));
     }

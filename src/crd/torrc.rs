@@ -7,13 +7,15 @@
 //! option's name, but a listed name must be written in full, because a beginning can mean another
 //! option in the next version of tor.
 
-/// The kind of pod whose torrc receives the additional lines.
+/// The torrc files that receive the additional lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// The pods with the onion service.
     Backend,
     /// The pods with the publisher.
     Frontend,
+    /// The pods of all services. The administrator of the operator sets these lines.
+    AllPods,
 }
 
 /// The options that are allowed in every place. They tune bandwidth, circuits and connections,
@@ -72,10 +74,27 @@ const EVERYWHERE: &[&str] = &[
 const IN_BACKENDS: &[&str] =
     &["HiddenServiceAllowUnknownPorts", "HiddenServiceMaxStreams", "HiddenServiceMaxStreamsCloseCircuit"];
 
+/// The options that only the administrator of the operator may set, because they select the Tor
+/// network or start a program of the administrator's own image of tor. A name that ends with `*`
+/// stands for all options that begin with the text before the `*`.
+const IN_ALL_PODS: &[&str] = &[
+    "AlternateBridgeAuthority",
+    "AlternateDirAuthority",
+    "ClientTransportPlugin",
+    "DirAuthority",
+    "FallbackDir",
+    "PathsNeededToBuildCircuits",
+    "Testing*",
+];
+
 /// Returns the options that are allowed in a place.
 pub fn allowed(place: Place) -> impl Iterator<Item = &'static str> {
-    let in_backends = if place == Place::Backend { IN_BACKENDS } else { &[] };
-    EVERYWHERE.iter().chain(in_backends).copied()
+    let more = match place {
+        Place::Backend => IN_BACKENDS,
+        Place::Frontend => &[],
+        Place::AllPods => IN_ALL_PODS,
+    };
+    EVERYWHERE.iter().chain(more).copied()
 }
 
 /// A group of options that are refused for the same reason.
@@ -175,7 +194,7 @@ const REFUSALS: &[Refusal] = &[
     },
 ];
 
-/// The refusal in frontends of the options that are allowed only in backends.
+/// The refusal, in all places but backends, of the options that are allowed only in backends.
 const ONLY_IN_BACKENDS: Refusal = Refusal {
     options: IN_BACKENDS,
     because: "configures an onion service, but a frontend runs none; use spec.backends.extraTorrc",
@@ -187,7 +206,7 @@ pub(super) const NOT_ALLOWED: &str = "is not allowed; write the full name of an 
 
 /// Returns the groups of options that are refused in a place for a reason of their own.
 pub(super) fn refusals(place: Place) -> impl Iterator<Item = &'static Refusal> {
-    REFUSALS.iter().chain((place == Place::Frontend).then_some(&ONLY_IN_BACKENDS))
+    REFUSALS.iter().chain((place != Place::Backend).then_some(&ONLY_IN_BACKENDS))
 }
 
 /// A restriction of the values of allowed options.
@@ -267,8 +286,9 @@ impl Values {
     }
 }
 
-/// Returns true if a name of a [`Refusal`] stands for this option. Tor ignores the case of names.
-fn covers(pattern: &str, option: &str) -> bool {
+/// Returns true if a name in one of the lists stands for this option. Tor ignores the case of
+/// names.
+pub(super) fn covers(pattern: &str, option: &str) -> bool {
     let Some((start, end)) = pattern.split_once('*') else { return pattern.eq_ignore_ascii_case(option) };
     let inner = option.get(..start.len()).filter(|found| found.eq_ignore_ascii_case(start));
     let rest = inner.and_then(|_| option.get(start.len()..)).unwrap_or_default();
@@ -282,7 +302,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_option_is_both_allowed_and_refused() {
+    fn no_option_of_an_object_is_both_allowed_and_refused() {
         for place in [Place::Backend, Place::Frontend] {
             for option in allowed(place) {
                 assert!(!refusals(place).any(|refusal| refusal.concerns(option)), "{option}");

@@ -320,6 +320,12 @@ fn extra_torrc(problems: &mut Problems, field: &str, lines: &str, place: Place) 
         .extend(torrc::check(lines, place).into_iter().map(|message| Problem { field: field.to_owned(), message }));
 }
 
+/// Checks the torrc lines for the pods of all services. Returns a message for each rejected line.
+/// The messages name options but quote no values, which can be passwords.
+pub fn tor_extra_config(lines: &str) -> Vec<String> {
+    torrc::check(lines, Place::AllPods)
+}
+
 /// Checks the pod settings at the path `field`. Returns all problems.
 pub fn template(field: &str, settings: &PodSettings) -> Vec<Problem> {
     let mut problems = Problems::default();

@@ -97,7 +97,7 @@ type PeriodFigure = fn(&PeriodStatus) -> u64;
 
 /// Renders the metrics page.
 pub(super) fn render(figures: &Figures) -> String {
-    let mut text = Exposition::new("onionbalance_publisher");
+    let mut text = Exposition::of_program("onionbalance_publisher");
     text.family("tor_up", "gauge", "1 if the publisher has a control connection to a bootstrapped tor");
     text.sample("tor_up", "", figures.tor_up.into());
     text.family("leading", "gauge", "1 if this publisher is the leader, which alone publishes");
@@ -360,7 +360,13 @@ mod tests {
     }
 
     /// The page with these values.
-    const PAGE: &str = "\
+    const PAGE: &str = concat!(
+        "\
+# HELP onionbalance_publisher_build_info Always 1, with the version of the program
+# TYPE onionbalance_publisher_build_info gauge
+onionbalance_publisher_build_info{version=\"",
+        env!("CARGO_PKG_VERSION"),
+        "\"} 1
 # HELP onionbalance_publisher_tor_up 1 if the publisher has a control connection to a bootstrapped tor
 # TYPE onionbalance_publisher_tor_up gauge
 onionbalance_publisher_tor_up 1
@@ -451,7 +457,8 @@ onionbalance_publisher_vanguards_chosen_total{layer=\"3\"} 90
 # HELP onionbalance_publisher_vanguards_outdated Backends whose tor does not use the present shared vanguards
 # TYPE onionbalance_publisher_vanguards_outdated gauge
 onionbalance_publisher_vanguards_outdated 2
-";
+"
+    );
 
     #[test]
     fn the_page_has_the_documented_metrics() {

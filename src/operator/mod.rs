@@ -37,6 +37,6 @@ pub use policy::ObjectPolicy;
 pub use probe::{ProbeArgs, ProbeError, probe};
 pub use runtime::{operate, run};
 pub use served::{Fields, PolicyVersion, Served};
-pub use settings::{Args, Environment, NoImage, Settings};
+pub use settings::{Args, Environment, Settings, SettingsError};
 pub use telemetry::Telemetry;
 pub use templates::DefaultTemplates;

@@ -207,8 +207,9 @@ async fn reconcile_all(
     stopping: CancellationToken,
 ) {
     let (store, backoff) = (context.cache.objects(), Backoff::default());
+    let clock = telemetry.clone();
     let reconcile = move |object: Arc<Guarded>, context: Arc<Context>| {
-        let (is_leading, again) = (*leading.borrow(), sender.clone());
+        let (is_leading, again, clock) = (*leading.borrow(), sender.clone(), clock.clone());
         async move {
             if !is_leading {
                 return Ok(Action::await_change());
@@ -217,7 +218,7 @@ async fn reconcile_all(
             // stops.
             let reconciliation = tokio::spawn(async move {
                 let _reconciliation = context.cache.begin_reconciliation(ObjectRef::from_obj(&*object), again);
-                reconcile(&object, &context).await
+                clock.timed(reconcile(&object, &context)).await
             });
             Ok::<_, Error>(Action::requeue(reconciliation.await??))
         }

@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::policy::{ObjectPolicy, PolicyArgs};
 use super::served::{PolicyVersion, Served};
 use super::templates::DefaultTemplates;
+use crate::crd::validate;
 
 /// The flags of `onionbalance-operator operator`.
 #[derive(Debug, clap::Args)]
@@ -125,17 +126,29 @@ impl Environment {
     }
 }
 
-/// The error returned if neither the data-plane image nor the operator's image is configured.
+/// The reason why the flags yield no settings.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("no image for agents and publishers is configured; set --data-plane-image or --operator-image")]
-pub struct NoImage;
+pub enum SettingsError {
+    /// Neither the data-plane image nor the operator's image is configured.
+    #[error("no image for agents and publishers is configured; set --data-plane-image or --operator-image")]
+    NoImage,
+    /// Some of the torrc lines for all pods are not allowed. The text names the lines and options.
+    #[error("invalid torrc lines in --tor-extra-config (chart value torExtraConfig): {0}")]
+    TorExtraConfig(String),
+}
 
 impl Args {
     /// Returns the settings for the pods of all services, as specified by these flags.
-    pub fn settings(&self) -> Result<Settings, NoImage> {
+    pub fn settings(&self) -> Result<Settings, SettingsError> {
+        // clap would quote the lines in its error, and they can contain a proxy's password.
+        let refused = validate::tor_extra_config(&self.tor_extra_config);
+        if !refused.is_empty() {
+            return Err(SettingsError::TorExtraConfig(refused.join("; ")));
+        }
+        let data_plane_image = self.data_plane_image.as_ref().or(self.operator_image.as_ref());
         Ok(Settings {
             tor_image: self.tor_image.clone(),
-            data_plane_image: self.data_plane_image.clone().or_else(|| self.operator_image.clone()).ok_or(NoImage)?,
+            data_plane_image: data_plane_image.cloned().ok_or(SettingsError::NoImage)?,
             image_pull_policy: self.image_pull_policy.clone(),
             tor_extra_config: self.tor_extra_config.clone(),
             default_templates: self.default_templates.clone(),
@@ -180,7 +193,7 @@ mod tests {
         let image = |flags: &[&str]| parse(flags).settings().map(|settings| settings.data_plane_image);
         assert_eq!(image(&["--operator-image", "op:2"]).as_deref(), Ok("op:2"));
         assert_eq!(image(&["--operator-image", "op:2", "--data-plane-image", "op:1"]).as_deref(), Ok("op:1"));
-        assert_eq!(image(&[]), Err(NoImage));
+        assert_eq!(image(&[]), Err(SettingsError::NoImage));
     }
 
     #[test]
@@ -194,6 +207,20 @@ mod tests {
         let named = r#"[{"ipBlock": {"cidr": "10.0.0.0/8"}}]"#;
         let peers = vec![serde_json::json!({"ipBlock": {"cidr": "10.0.0.0/8"}})];
         assert_eq!(settings(&["--metrics-from", named]), (Some(peers), true));
+    }
+
+    #[test]
+    fn an_error_names_the_bad_torrc_option_and_quotes_no_value() {
+        let settings = |lines: &str| parse(&["--operator-image", "op:1", "--tor-extra-config", lines]).settings();
+        let network = "UseBridges 1\nBridge 192.0.2.1:443\n";
+        assert_eq!(settings(network).map(|settings| settings.tor_extra_config).as_deref(), Ok(network));
+        let error = settings("HTTPSProxyAuthenticator user:secret\nControlPort 9051\nSocks5ProxyPasswor secret");
+        assert_eq!(
+            error.map_err(|error| error.to_string()).unwrap_err(),
+            "invalid torrc lines in --tor-extra-config (chart value torExtraConfig): line 2: \"ControlPort\" is controlled by \
+             the operator; remove the line; line 3: \"Socks5ProxyPasswor\" is not allowed; write the full name of an option \
+             that docs/reference.md lists"
+        );
     }
 
     #[test]

@@ -9,10 +9,12 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use kube::ResourceExt as _;
 use kube::runtime::reflector::Store;
+use tokio::time::Instant;
 
 use super::guarded::Guarded;
 use super::watches::Watches;
 use crate::common::exposition::{Exposition, escaped};
+use crate::common::histogram::Histogram;
 use crate::common::http;
 use crate::crd::{ConditionType, Reason};
 
@@ -31,6 +33,8 @@ pub struct Telemetry {
     pub reconciled: AtomicU64,
     /// The number of failed reconciliations. Each is retried.
     pub failed: AtomicU64,
+    /// The durations of the reconciliations, successful and failed ones.
+    pub durations: Histogram,
     /// The number of write requests, including refused ones. It does not grow while nothing
     /// changes.
     pub writes: AtomicU64,
@@ -97,18 +101,31 @@ impl Telemetry {
         ["some kinds have not been listed yet\n".to_owned()].into_iter().chain(failing).collect()
     }
 
+    /// Waits for a reconciliation, and records how long it took.
+    pub(super) async fn timed<T>(&self, reconciliation: impl Future<Output = T>) -> T {
+        let start = Instant::now();
+        let outcome = reconciliation.await;
+        self.durations.observe(start.elapsed());
+        outcome
+    }
+
     fn exposition(&self) -> String {
-        let mut text = Exposition::new("onionbalance_operator");
+        let mut text = Exposition::of_program("onionbalance_operator");
         text.family("reconciliations_total", "counter", "Reconciliations of OnionBalancedService objects");
         for (result, count) in [("success", &self.reconciled), ("error", &self.failed)] {
             text.sample("reconciliations_total", &format!("{{result=\"{result}\"}}"), count.load(Ordering::Relaxed));
         }
+        text.histogram(
+            "reconciliation_duration_seconds",
+            "Durations of reconciliations, with all requests to the API server",
+            &self.durations,
+        );
         text.family("leader", "gauge", "1 if this operator is the leader");
         text.sample("leader", "", u64::from(self.leading.load(Ordering::Relaxed)));
         text.family("watch_failing", "gauge", "1 for each kind that cannot currently be watched");
         for (resource, namespace) in self.watches.failing().keys() {
             let namespace = namespace.as_deref().unwrap_or_default();
-            text.sample("watch_failing", &format!("{{resource=\"{resource}\",namespace=\"{namespace}\"}}"), 1);
+            text.sample("watch_failing", &format!("{{resource=\"{resource}\",watched_namespace=\"{namespace}\"}}"), 1);
         }
         text.family(
             "service_ready",
@@ -119,7 +136,7 @@ impl Telemetry {
         for Standing { namespace, name, ready, reason } in leads.then(|| self.objects.standings()).into_iter().flatten()
         {
             let reason = escaped(&reason);
-            let labels = format!("{{onion_namespace=\"{namespace}\",onion_service=\"{name}\",reason=\"{reason}\"}}");
+            let labels = format!("{{namespace=\"{namespace}\",onion_service=\"{name}\",reason=\"{reason}\"}}");
             text.sample("service_ready", &labels, u64::from(ready));
         }
         text.family("writes_total", "counter", "Write requests sent to the API server");
@@ -148,6 +165,8 @@ pub fn metrics(telemetry: Arc<Telemetry>) -> Router {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use kube::runtime::{reflector, watcher};
     use serde_json::{Value, json};
 
@@ -192,10 +211,10 @@ mod tests {
         assert_eq!(
             ready(),
             [
-                r#"{onion_namespace="shop",onion_service="lost",reason="SecretNotFound"} 0"#,
-                r#"{onion_namespace="shop",onion_service="new",reason="Pending"} 0"#,
-                r#"{onion_namespace="shop",onion_service="odd",reason="InvalidSpec"} 0"#,
-                r#"{onion_namespace="shop",onion_service="web",reason="Ready"} 1"#,
+                r#"{namespace="shop",onion_service="lost",reason="SecretNotFound"} 0"#,
+                r#"{namespace="shop",onion_service="new",reason="Pending"} 0"#,
+                r#"{namespace="shop",onion_service="odd",reason="InvalidSpec"} 0"#,
+                r#"{namespace="shop",onion_service="web",reason="Ready"} 1"#,
             ]
         );
     }
@@ -205,15 +224,54 @@ mod tests {
         let telemetry = Telemetry { reconciled: AtomicU64::new(3), writes: AtomicU64::new(5), ..Telemetry::default() };
         let text = telemetry.exposition();
         assert_eq!(page::families(&text), page::documented("onionbalance_operator"), "see docs/metrics.md");
-        let samples: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        let histogram = |line: &&str| line.contains("reconciliation_duration_seconds");
+        let samples: Vec<_> = text.lines().filter(|line| !line.starts_with('#') && !histogram(line)).collect();
         assert_eq!(
             samples,
             [
+                concat!("onionbalance_operator_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
                 "onionbalance_operator_reconciliations_total{result=\"success\"} 3",
                 "onionbalance_operator_reconciliations_total{result=\"error\"} 0",
                 "onionbalance_operator_leader 0",
                 "onionbalance_operator_writes_total 5",
             ]
         );
+    }
+    /// A failed reconciliation counts too: the time that a request takes to fail is of interest.
+    #[tokio::test(start_paused = true)]
+    async fn each_reconciliation_is_timed() {
+        let telemetry = Telemetry::default();
+        for (seconds, outcome) in [(2, Ok(())), (40, Err(()))] {
+            let reconciliation = async {
+                tokio::time::sleep(Duration::from_secs(seconds)).await;
+                outcome
+            };
+            assert_eq!(telemetry.timed(reconciliation).await, outcome);
+        }
+        let text = telemetry.exposition();
+        for line in [
+            r#"onionbalance_operator_reconciliation_duration_seconds_bucket{le="1"} 0"#,
+            r#"onionbalance_operator_reconciliation_duration_seconds_bucket{le="2.5"} 1"#,
+            r#"onionbalance_operator_reconciliation_duration_seconds_bucket{le="30"} 1"#,
+            r#"onionbalance_operator_reconciliation_duration_seconds_bucket{le="+Inf"} 2"#,
+            "onionbalance_operator_reconciliation_duration_seconds_sum 42",
+            "onionbalance_operator_reconciliation_duration_seconds_count 2",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is missing in:\n{text}");
+        }
+    }
+
+    /// `namespace` is the namespace of an object, so the label of a watch has another name.
+    #[test]
+    fn a_failing_watch_names_its_namespace() {
+        let telemetry = Telemetry::default();
+        for namespace in [None, Some("shop")] {
+            telemetry.watches.of("secrets", namespace).fail_for_tests();
+        }
+        let text = telemetry.exposition();
+        for namespace in ["", "shop"] {
+            let sample = format!("{{resource=\"secrets\",watched_namespace=\"{namespace}\"}} 1");
+            assert!(text.contains(&format!("onionbalance_operator_watch_failing{sample}\n")), "{text}");
+        }
     }
 }

@@ -47,6 +47,13 @@ impl Watch {
         events.inspect(move |event| self.inspect(event.as_ref().map(|event| matches!(event, Event::Init))))
     }
 
+    /// Records that the server has refused the watch.
+    #[cfg(test)]
+    pub(super) fn fail_for_tests(mut self) {
+        let status = kube::core::Status::failure("forbidden", "Forbidden").with_code(403);
+        self.inspect(Err(&Error::WatchError(Box::new(status))));
+    }
+
     /// Records an event or a failure. `Ok(true)` stands for an event that only announces a new
     /// listing.
     fn inspect(&mut self, event: Result<bool, &Error>) {

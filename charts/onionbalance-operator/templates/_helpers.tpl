@@ -41,6 +41,22 @@ app.kubernetes.io/name: {{ include "onionbalance-operator.name" . | quote }}
 app.kubernetes.io/instance: {{ printf "%s-test" .Release.Name | trunc 63 | quote }}
 {{- end }}
 
+{{/* The namespace of the operator. */}}
+{{- define "onionbalance-operator.namespace" -}}
+{{- default .Release.Namespace .Values.namespaceOverride }}
+{{- end }}
+
+{{/* The metadata of an object, built from a list: the root context, the name, the namespace (empty: none), own labels and
+     own annotations. The user's common labels and annotations cannot override ours. */}}
+{{- define "onionbalance-operator.metadata" -}}
+{{- $root := index . 0 }}
+{{- $metadata := dict "name" (index . 1) }}
+{{- with index . 2 }}{{ $_ := set $metadata "namespace" (toString .) }}{{ end }}
+{{- $_ := set $metadata "labels" (merge (include "onionbalance-operator.labels" $root | fromYaml) (index . 3)) }}
+{{- with merge (dict) (index . 4) $root.Values.commonAnnotations }}{{ $_ := set $metadata "annotations" . }}{{ end }}
+{{- toYaml $metadata }}
+{{- end }}
+
 {{- define "onionbalance-operator.serviceAccountName" -}}
 {{- if .Values.serviceAccount.create }}
 {{- default (include "onionbalance-operator.fullname" .) .Values.serviceAccount.name }}
@@ -49,22 +65,29 @@ app.kubernetes.io/instance: {{ printf "%s-test" .Release.Name | trunc 63 | quote
 {{- end }}
 {{- end }}
 
-{{/* An image reference, built from a list of repository, tag and digest. */}}
+{{/* An image reference, built from a list: the root context, the repository, the tag and the digest. The value
+     global.imageRegistry replaces the registry at the beginning of the repository. */}}
 {{- define "onionbalance-operator.reference" -}}
-{{- $repository := index . 0 }}{{ $tag := index . 1 }}{{ $digest := index . 2 }}
+{{- $repository := index . 1 }}{{ $tag := index . 2 }}{{ $digest := index . 3 }}
+{{- with (index . 0).Values.global.imageRegistry }}
+{{- $parts := splitList "/" $repository }}
+{{- $first := first $parts }}
+{{- if and (rest $parts) (or (contains "." $first) (contains ":" $first) (eq $first "localhost")) }}{{ $parts = rest $parts }}{{ end }}
+{{- $repository = printf "%s/%s" (trimSuffix "/" .) (join "/" $parts) }}
+{{- end }}
 {{- if $digest }}{{ printf "%s@%s" $repository $digest }}{{ else }}{{ printf "%s:%s" $repository $tag }}{{ end }}
 {{- end }}
 
 {{- define "onionbalance-operator.image" -}}
 {{- with .Values.image }}
-{{- include "onionbalance-operator.reference" (list .repository (default $.Chart.AppVersion .tag) .digest) }}
+{{- include "onionbalance-operator.reference" (list $ .repository (default $.Chart.AppVersion .tag) .digest) }}
 {{- end }}
 {{- end }}
 
 {{- define "onionbalance-operator.torImage" -}}
 {{- with .Values.tor.image }}
 {{- if not (or .tag .digest) }}{{ fail "tor.image: set the tag or the digest" }}{{ end }}
-{{- include "onionbalance-operator.reference" (list .repository .tag .digest) }}
+{{- include "onionbalance-operator.reference" (list $ .repository .tag .digest) }}
 {{- end }}
 {{- end }}
 
@@ -77,9 +100,39 @@ app.kubernetes.io/instance: {{ printf "%s-test" .Release.Name | trunc 63 | quote
 {{- $digest := .digest }}
 {{- if not (or .tag .digest) }}{{ $digest = $own.digest }}{{ end }}
 {{- $tag := default (default $.Chart.AppVersion $own.tag) .tag }}
-{{- include "onionbalance-operator.reference" (list (default $own.repository .repository) $tag $digest) }}
+{{- include "onionbalance-operator.reference" (list $ (default $own.repository .repository) $tag $digest) }}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{/* Not empty if the tag of the image moves: a later image in the registry can have the same tag. */}}
+{{- define "onionbalance-operator.moves" -}}
+{{- if and (or (hasSuffix ":dev" .) (hasSuffix ":latest" .)) (not (hasPrefix "localhost/" .)) }}true{{ end }}
+{{- end }}
+
+{{/* The pull policy of the operator's container. */}}
+{{- define "onionbalance-operator.pullPolicy" -}}
+{{- $moves := include "onionbalance-operator.moves" (include "onionbalance-operator.image" .) }}
+{{- default (ternary "Always" "IfNotPresent" (not (empty $moves))) .Values.image.pullPolicy }}
+{{- end }}
+
+{{/* The pull policy for the pods of services; empty: the operator's default. */}}
+{{- define "onionbalance-operator.dataPlanePullPolicy" -}}
+{{- $images := list (include "onionbalance-operator.torImage" .) (default (include "onionbalance-operator.image" .) (include "onionbalance-operator.dataPlaneImage" .)) }}
+{{- $policy := .Values.dataPlane.imagePullPolicy }}
+{{- range $images }}
+{{- if include "onionbalance-operator.moves" . }}{{ $policy = default "Always" $policy }}{{ end }}
+{{- end }}
+{{- $policy }}
+{{- end }}
+
+{{/* The image pull secrets of the operator's pod and of the test pod. A parent chart may list names instead of maps. */}}
+{{- define "onionbalance-operator.imagePullSecrets" -}}
+{{- $secrets := list }}
+{{- range concat .Values.imagePullSecrets (default list .Values.global.imagePullSecrets) }}
+{{- $secrets = append $secrets (ternary . (dict "name" .) (kindIs "map" .)) }}
+{{- end }}
+{{- with uniq $secrets }}{{ dict "imagePullSecrets" . | toYaml }}{{ end }}
 {{- end }}
 
 {{/* Removes the CRD's validation rules from the given map. Before Kubernetes 1.28, servers do not know the rules' field

@@ -147,3 +147,17 @@ V3AuthVotingInterval 20
 V3AuthVoteDelay 4
 V3AuthDistDelay 4
 ";
+
+#[cfg(test)]
+mod tests {
+    use onionbalance_operator::crd::validate;
+
+    use super::*;
+
+    /// The operator does not start with torrc lines that it does not allow.
+    #[test]
+    fn the_operator_accepts_the_lines_of_the_network() {
+        let authority = "DirAuthority a orport=1 192.0.2.1:2 0123456789012345678901234567890123456789".to_owned();
+        assert_eq!(validate::tor_extra_config(&network(&[authority])), [] as [String; 0]);
+    }
+}

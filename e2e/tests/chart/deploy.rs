@@ -1,13 +1,15 @@
 //! Checks that the chart with its default values installs the same objects as `deploy/`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::process::Command;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
+use onionbalance_e2e::page::Page;
 use onionbalance_e2e::state::source_tree;
 use serde_json::{Value, json};
 
 use crate::helm::{all, documents, id, read, render, the};
-use crate::typed::find_lost;
+use crate::typed::{self, find_lost};
 
 /// The labels that Helm charts have by convention and that `deploy/` does not have.
 const HELM_LABELS: [&str; 4] =
@@ -21,7 +23,7 @@ fn the_chart_and_kustomize_install_the_same_objects() {
         .map(without_helm)
         .map(|object| (id(&object), object))
         .collect();
-    let deploy = kustomized();
+    let deploy = kustomized(&source_tree().join("deploy"));
     let config_maps: BTreeMap<_, _> = deploy
         .iter()
         .filter(|object| object["kind"] == "ConfigMap")
@@ -71,11 +73,48 @@ fn the_operators_pod_can_do_without_a_fixed_user_id() {
     assert!(!deploy.to_string().contains("65532"), "{deploy}");
 }
 
-fn kustomized() -> Vec<Value> {
-    let deploy = source_tree().join("deploy");
-    let output = Command::new("kubectl").arg("kustomize").arg(deploy).output().expect("kubectl is installed");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+/// Returns the objects that a current kubectl builds from a folder. A warning counts as an error,
+/// because the next version of kustomize may refuse the field that the warning names.
+fn kustomized(folder: &Path) -> Vec<Value> {
+    let setup = source_tree().join("e2e/setup/kubectl.sh");
+    let program = Command::new(setup).stderr(Stdio::inherit()).output().unwrap();
+    assert!(program.status.success(), "e2e/setup/kubectl.sh failed");
+    let program = String::from_utf8(program.stdout).unwrap();
+    let output = Command::new(program.trim()).arg("kustomize").arg(folder).output().unwrap();
+    let printed = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && printed.is_empty(), "{printed}");
     documents(&String::from_utf8(output.stdout).unwrap())
+}
+
+/// The overlay that `docs/upgrade.md` shows.
+#[test]
+fn the_overlay_in_the_docs_changes_the_image_everywhere_and_removes_the_user_ids() {
+    let page = Page::open("upgrade.md").unwrap();
+    let overlay = page.file("kustomization.yaml").unwrap();
+    assert!(overlay.contains("- ../deploy\n"), "{overlay}");
+    let dir = tempfile::tempdir().unwrap();
+    // kustomize accepts only relative paths, and resolves symbolic links first.
+    let up = "../".repeat(dir.path().canonicalize().unwrap().components().count() - 1);
+    let deploy = source_tree().join("deploy").canonicalize().unwrap();
+    let deploy = format!("{up}{}", deploy.strip_prefix("/").unwrap().display());
+    std::fs::write(dir.path().join("kustomization.yaml"), overlay.replace("../deploy", &deploy)).unwrap();
+    let objects = kustomized(dir.path());
+    typed::check(&objects);
+    let settings = the(&objects, "ConfigMap");
+    assert_eq!(
+        settings["data"],
+        json!({
+            "TOR_IMAGE": "registry.example.org/onionbalance-tor:0.4.8", "ALLOWED_LABEL_PREFIXES": "team",
+            "FIXED_USER_IDS": "false", "LEASE_NAME": "onionbalance-operator-leader",
+        })
+    );
+    let deployment = the(&objects, "Deployment");
+    assert_eq!(deployment["spec"]["replicas"], 2);
+    let container = &deployment["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(container["image"], "registry.example.org/onionbalance-operator:0.1.0");
+    assert_eq!(container["env"], json!([{"name": "OPERATOR_IMAGE", "value": container["image"]}]));
+    assert_eq!(container["envFrom"][0]["configMapRef"]["name"], settings["metadata"]["name"]);
+    assert!(!deployment.to_string().contains("65532"), "{deployment}");
 }
 
 /// Removes everything that only Helm adds: its own annotations, and its labels, including those in

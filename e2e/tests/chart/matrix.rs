@@ -11,7 +11,7 @@ use crate::typed;
 const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
 /// Renders the chart with the given values, and runs the checks that apply to all values.
-fn checked(values: Value) -> Vec<Value> {
+pub fn checked(values: Value) -> Vec<Value> {
     let objects = render(values);
     typed::check(&objects);
     let ids: BTreeSet<_> = objects.iter().map(id).collect();
@@ -31,14 +31,14 @@ fn checked(values: Value) -> Vec<Value> {
     objects
 }
 
-fn kinds(objects: &[Value]) -> Vec<&str> {
+pub fn kinds(objects: &[Value]) -> Vec<&str> {
     let mut kinds: Vec<_> = objects.iter().map(|object| object["kind"].as_str().unwrap()).collect();
     kinds.sort_unstable();
     kinds
 }
 
 /// Returns the template of the operator's pod.
-fn pod(objects: &[Value]) -> &Value {
+pub fn pod(objects: &[Value]) -> &Value {
     &the(objects, "Deployment")["spec"]["template"]
 }
 

@@ -8,7 +8,7 @@ use onionbalance_e2e::state::source_tree;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::helm::{all, documents, id, read, render, the};
+use crate::helm::{NAMESPACE, all, documents, id, read, render, the};
 use crate::typed;
 
 /// The fields that the chart uses in a `PodMonitor` or `ServiceMonitor`. Any other field is an
@@ -46,6 +46,7 @@ struct Endpoint {
     path: String,
     interval: Option<String>,
     scrape_timeout: Option<String>,
+    honor_labels: Option<bool>,
     relabelings: Option<Vec<Relabeling>>,
     metric_relabelings: Option<Vec<Relabeling>>,
 }
@@ -54,9 +55,10 @@ struct Endpoint {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 #[allow(dead_code, reason = "parsing the fields is the test")]
 struct Relabeling {
-    source_labels: Vec<String>,
+    source_labels: Option<Vec<String>>,
     target_label: Option<String>,
     regex: Option<String>,
+    replacement: Option<String>,
     action: Option<String>,
 }
 
@@ -141,6 +143,41 @@ fn tor_metrics_are_scraped_unless_disabled() {
     }
 }
 
+/// Checks that Prometheus keeps the label `namespace` of the operator's metrics about services. In
+/// the metrics of service pods, Prometheus replaces this label: tor could otherwise name any
+/// namespace.
+#[test]
+fn only_the_operators_own_labels_are_honoured() {
+    for (kind, endpoints) in [("PodMonitor", "podMetricsEndpoints"), ("ServiceMonitor", "endpoints")] {
+        let objects = render(json!({"monitor": {"enabled": true, "kind": kind}}));
+        let [operator, services] = <[&Value; 2]>::try_from(all(&objects, kind).collect::<Vec<_>>()).unwrap();
+        assert_eq!(operator["spec"][endpoints][0]["honorLabels"], true);
+        for endpoint in services["spec"][endpoints].as_array().unwrap() {
+            assert!(endpoint.get("honorLabels").is_none(), "{endpoint}");
+        }
+    }
+}
+
+#[test]
+fn further_relabelings_follow_those_of_the_chart() {
+    let cluster = json!({"targetLabel": "cluster", "replacement": "north"});
+    let drop = json!({"sourceLabels": ["__name__"], "regex": "tor_hs_.*", "action": "drop"});
+    let monitor = json!({"enabled": true, "relabelings": [cluster], "metricRelabelings": [drop]});
+    let objects = render(json!({"monitor": monitor}));
+    typed::check(&objects);
+    let [operator, services] = <[&Value; 2]>::try_from(all(&objects, "PodMonitor").collect::<Vec<_>>()).unwrap();
+    let endpoint = |monitor: &Value, number: usize| monitor["spec"]["podMetricsEndpoints"][number].clone();
+    assert_eq!(endpoint(operator, 0)["relabelings"], json!([cluster]));
+    assert_eq!(endpoint(operator, 0)["metricRelabelings"], json!([drop]));
+    for (number, own) in [(0, 0), (1, 1)] {
+        let endpoint = endpoint(services, number);
+        assert_eq!(endpoint["relabelings"][0]["targetLabel"], "onion_service");
+        assert_eq!(endpoint["relabelings"][1], cluster);
+        assert_eq!(endpoint["metricRelabelings"].as_array().unwrap().len(), own + 1);
+        assert_eq!(endpoint["metricRelabelings"][own], drop);
+    }
+}
+
 /// Checks that the monitors use the label that the operator sets.
 #[test]
 fn monitors_identify_a_service_by_its_label() {
@@ -181,6 +218,9 @@ fn the_dashboard_is_rendered_verbatim() {
     typed::check(&objects);
     let config_map = the(&objects, "ConfigMap");
     assert_eq!(config_map["metadata"]["labels"]["grafana_dashboard"], "1");
+    assert_eq!(config_map["metadata"]["namespace"], NAMESPACE);
+    let elsewhere = render(json!({"dashboard": {"enabled": true, "namespace": "monitoring"}}));
+    assert_eq!(the(&elsewhere, "ConfigMap")["metadata"]["namespace"], "monitoring");
     assert_eq!(config_map["metadata"]["annotations"]["grafana_folder"], "Tor");
     let text = config_map["data"]["onionbalance-operator.json"].as_str().unwrap();
     let dashboard: Value = serde_json::from_str(text).unwrap();

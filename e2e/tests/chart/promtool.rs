@@ -65,21 +65,26 @@ fn operators() -> Series {
         (r#"onionbalance_operator_leader{namespace="ob",pod="o2"}"#, "0x120"),
         (r#"onionbalance_operator_reconciliations_total{result="success",namespace="ob",pod="o1"}"#, "0+1x120"),
         (r#"onionbalance_operator_reconciliations_total{result="error",namespace="ob",pod="o1"}"#, "2x120"),
+        // The operator once failed to watch Secrets for a moment.
         (
-            r#"onionbalance_operator_service_ready{onion_namespace="shop",onion_service="web",reason="Ready",namespace="ob",pod="o1"}"#,
+            r#"onionbalance_operator_watch_failing{resource="secrets",watched_namespace="shop",namespace="ob",pod="o1"}"#,
+            "1x2 stale",
+        ),
+        (
+            r#"onionbalance_operator_service_ready{namespace="shop",onion_service="web",reason="Ready",pod="o1"}"#,
             "1x120",
         ),
         // The service was Progressing at first, and that series ended a while later.
         (
-            r#"onionbalance_operator_service_ready{onion_namespace="shop",onion_service="web",reason="Progressing",namespace="ob",pod="o1"}"#,
+            r#"onionbalance_operator_service_ready{namespace="shop",onion_service="web",reason="Progressing",pod="o1"}"#,
             "0x4 stale",
         ),
         (
-            r#"onionbalance_operator_service_ready{onion_namespace="shop",onion_service="web",reason="KeyInvalid",namespace="ob",pod="o1"}"#,
+            r#"onionbalance_operator_service_ready{namespace="shop",onion_service="web",reason="KeyInvalid",pod="o1"}"#,
             "_x120",
         ),
         (
-            r#"onionbalance_operator_service_ready{onion_namespace="shop",onion_service="off",reason="Suspended",namespace="ob",pod="o1"}"#,
+            r#"onionbalance_operator_service_ready{namespace="shop",onion_service="off",reason="Suspended",pod="o1"}"#,
             "0x120",
         ),
     ])
@@ -182,10 +187,12 @@ const CASES: &[AlertCase] = &[
         alert: "OnionbalanceNoOperatorLeads", labels: r#"severity="warning""#, quiet_at: "9m", fires_at: "11m" },
     AlertCase { changes: &[(&["result=\"error\""], Some("0+1x120"))],
         alert: "OnionbalanceReconciliationsFail", labels: r#"severity="warning",namespace="ob",pod="o1""#, quiet_at: "15m", fires_at: "18m" },
+    AlertCase { changes: &[(&["watch_failing"], Some("1x120"))],
+        alert: "OnionbalanceWatchFails", labels: r#"namespace="ob",pod="o1",resource="secrets""#, quiet_at: "9m", fires_at: "11m" },
     AlertCase { changes: &[(&["reason=\"Ready\""], None), (&["reason=\"Progressing\""], Some("0x120"))],
-        alert: "OnionbalanceServiceNotReady", labels: r#"onion_namespace="shop",onion_service="web""#, quiet_at: "14m", fires_at: "16m" },
+        alert: "OnionbalanceServiceNotReady", labels: SERVICE, quiet_at: "14m", fires_at: "16m" },
     AlertCase { changes: &[(&["reason=\"Ready\""], None), (&["reason=\"KeyInvalid\""], Some("0x120"))],
-        alert: "OnionbalanceKeyAlarm", labels: r#"onion_namespace="shop",onion_service="web",reason="KeyInvalid""#, quiet_at: "0m", fires_at: "2m" },
+        alert: "OnionbalanceKeyAlarm", labels: r#"namespace="shop",onion_service="web",reason="KeyInvalid""#, quiet_at: "0m", fires_at: "2m" },
     AlertCase { changes: &[(&["publisher_leading", "f1"], Some("0x120"))],
         alert: "OnionbalanceNobodyPublishes", labels: SERVICE, quiet_at: "4m", fires_at: "6m" },
     // All of the service's frontends are gone.

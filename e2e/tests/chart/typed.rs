@@ -2,8 +2,9 @@
 
 use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde::Serialize;
@@ -20,9 +21,11 @@ pub fn check(objects: &[Value]) {
         match version_and_kind {
             ("apps/v1", "Deployment") => parse::<Deployment>(object),
             ("v1", "ConfigMap") => parse::<ConfigMap>(object),
+            ("v1", "Namespace") => parse::<Namespace>(object),
             ("v1", "Pod") => parse::<Pod>(object),
             ("v1", "Service") => parse::<Service>(object),
             ("v1", "ServiceAccount") => parse::<ServiceAccount>(object),
+            ("policy/v1", "PodDisruptionBudget") => parse::<PodDisruptionBudget>(object),
             ("networking.k8s.io/v1", "NetworkPolicy") => parse::<NetworkPolicy>(object),
             ("rbac.authorization.k8s.io/v1", "ClusterRole") => parse::<ClusterRole>(object),
             ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding") => parse::<ClusterRoleBinding>(object),

@@ -14,7 +14,7 @@ fn invalid_values_are_rejected_by_name() {
         (json!({"crds": {"install": "yes"}}), "crds.install: Invalid type. Expected: boolean, given: string"),
         (
             json!({"image": {"pullPolicy": "Sometimes"}}),
-            r#"image.pullPolicy must be one of the following: "Always", "IfNotPresent", "Never""#,
+            r#"image.pullPolicy must be one of the following: "", "Always", "IfNotPresent", "Never""#,
         ),
         (json!({"log": {"format": "xml"}}), r#"log.format must be one of the following: "", "text", "json""#),
         (json!({"monitor": {"kind": "Probe"}}), r#"must be one of the following: "PodMonitor", "ServiceMonitor""#),
@@ -49,6 +49,31 @@ fn invalid_values_are_rejected_by_name() {
         ),
         (json!({"prometheusRule": {"docsUrl": ""}}), "prometheusRule.docsUrl: Does not match pattern"),
         (json!({"prometheusRule": {"docsUrl": "https://a/b#c"}}), "prometheusRule.docsUrl: Does not match pattern"),
+    ]);
+}
+
+#[test]
+fn invalid_settings_of_the_operators_pod_are_rejected_by_name() {
+    check_rejected(&[
+        (json!({"replicaCount": 2}), "(root): Additional property replicaCount is not allowed"),
+        (json!({"global": {"imageRegistry": "https://a"}}), "global.imageRegistry: Does not match pattern"),
+        (json!({"global": {"imagePullSecrets": [{}]}}), "global.imagePullSecrets.0: name is required"),
+        (json!({"strategy": {"type": "OnDelete"}}), "strategy.type must be one of the following"),
+        (json!({"strategy": {"rollingUpdate": {"maxSurge": "two"}}}), "maxSurge: Does not match pattern"),
+        (json!({"revisionHistoryLimit": -1}), "revisionHistoryLimit: Must be greater than or equal to 0"),
+        (json!({"podDisruptionBudget": {"minAvailable": 1}}), "Additional property minAvailable is not allowed"),
+        (json!({"podDisruptionBudget": {"maxUnavailable": "1"}}), "maxUnavailable: Does not match pattern"),
+        (json!({"livenessProbe": {"httpGet": {}}}), "livenessProbe: Additional property httpGet is not allowed"),
+        (json!({"readinessProbe": {"timeoutSeconds": 0}}), "timeoutSeconds: Must be greater than or equal to 1"),
+        (
+            json!({"topologySpreadConstraints": [{"maxSkew": 1}]}),
+            "topologySpreadConstraints.0: topologyKey is required",
+        ),
+        (json!({"commonAnnotations": {"a": 1}}), "commonAnnotations.a: Invalid type. Expected: string, given: integer"),
+        (json!({"namespaceOverride": "Shop"}), "namespaceOverride: Does not match pattern"),
+        (json!({"extraObjects": [{"kind": "ConfigMap"}]}), "extraObjects.0: apiVersion is required"),
+        (json!({"dashboard": {"namespace": "a_b"}}), "dashboard.namespace: Does not match pattern"),
+        (json!({"monitor": {"relabelings": {}}}), "monitor.relabelings: Invalid type. Expected: array, given: object"),
     ]);
 }
 
@@ -108,15 +133,16 @@ fn the_schema_lists_exactly_the_values_of_the_chart() {
 
 fn compare(values: &Value, schema: &Value, path: &str) {
     let Some(properties) = schema["properties"].as_object() else { return };
-    assert_eq!(schema["additionalProperties"], false, "{path} must not allow additional properties");
+    // A parent chart passes all global values to every chart.
+    assert_eq!(schema["additionalProperties"] == false, path != ".global", "additional properties of {path}");
     let values = values.as_object().unwrap_or_else(|| panic!("{path} is not a map"));
     for (key, value) in values {
         let schema = properties.get(key).unwrap_or_else(|| panic!("{path}.{key} is not in the schema"));
         compare(value, schema, &format!("{path}.{key}"));
     }
-    // Kubernetes also supports limits, for which the chart has no default.
-    let optional = ["global", "limits"];
-    for key in properties.keys().filter(|key| !optional.contains(&key.as_str())) {
+    // Kubernetes also supports limits and more times of probes, for which the chart has no default.
+    let is_timing = path.ends_with("Probe");
+    for key in properties.keys().filter(|key| *key != "limits" && !is_timing) {
         assert!(values.contains_key(key), "{path}.{key} is not in values.yaml");
     }
 }

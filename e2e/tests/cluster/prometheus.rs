@@ -74,8 +74,12 @@ async fn everything_is_scraped(scene: &Scene, prometheus: &Prometheus) -> Result
             Ok(if up == 5 && targets.len() == 5 { Ok(()) } else { Err(format!("{targets:?}")) })
         })
         .await?;
+    // The label has the object's namespace, not the namespace of the operator's pod.
+    let ready = format!("sum(onionbalance_operator_service_ready{{namespace=\"{}\"}})", scene.namespace());
     for (query, at_least) in [
+        (ready.as_str(), 1.0),
         ("sum(onionbalance_operator_leader)", 1.0),
+        ("sum(onionbalance_operator_reconciliation_duration_seconds_count)", 1.0),
         ("sum(onionbalance_publisher_leading{onion_service=\"web\"})", 1.0),
         ("sum(onionbalance_publisher_backends{state=\"Ready\", onion_service=\"web\"})", 1.0),
         ("sum(onionbalance_agent_introduction_points{onion_service=\"web\"})", 3.0),
@@ -119,9 +123,8 @@ async fn everything_is_scraped(scene: &Scene, prometheus: &Prometheus) -> Result
 /// that are not Ready.
 async fn no_alert_fires(scene: &Scene, prometheus: &Prometheus) -> Result<()> {
     let is_elsewhere = |alert: &Value| {
-        let namespace = |label: &str| alert["labels"][label].as_str().map(ToOwned::to_owned);
-        let found = namespace("onion_namespace").or_else(|| namespace("namespace"));
-        found.is_some_and(|name| name != scene.namespace() && name != install::NAMESPACE)
+        let namespace = alert["labels"]["namespace"].as_str();
+        namespace.is_some_and(|name| name != scene.namespace() && name != install::NAMESPACE)
     };
     let groups = prometheus.api("rules", &[]).await?;
     let rules: Vec<&Value> = groups["groups"]

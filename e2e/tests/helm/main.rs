@@ -13,6 +13,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use onionbalance_e2e::bringup::tor_network;
+use onionbalance_e2e::kubectl::kustomize;
 use onionbalance_e2e::state::source_tree;
 use tokio::sync::Mutex;
 
@@ -35,7 +36,8 @@ async fn alone(name: &str, test: impl AsyncFnOnce(&Scene) -> Result<()>) -> Resu
 /// objects. Deleting the CRD also deletes all services.
 async fn remove_operator(scene: &Scene) -> Result<()> {
     let deploy = source_tree().join("deploy");
-    scene.kubectl.run(&format!("delete --ignore-not-found --kustomize {}", deploy.display())).await?;
+    let manifests = kustomize(&deploy).await?;
+    scene.kubectl.run_with_input(&["delete", "--ignore-not-found", "-f", "-"], &manifests).await?;
     Ok(())
 }
 

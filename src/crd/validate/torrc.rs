@@ -1,9 +1,10 @@
-//! Validation of `extraTorrc`, the lines that a user may add to a generated torrc.
+//! Validation of `extraTorrc` and `--tor-extra-config`, the lines that a user and the administrator
+//! may add to a generated torrc.
 
 #[cfg(test)]
 mod tests;
 
-use crate::crd::torrc::{NOT_ALLOWED, Place, RESTRICTIONS, allowed, refusals};
+use crate::crd::torrc::{NOT_ALLOWED, Place, RESTRICTIONS, allowed, covers, refusals};
 
 /// Checks every line. Returns a message for each rejected line.
 pub(super) fn check(text: &str, place: Place) -> Vec<String> {
@@ -34,11 +35,9 @@ fn refusal(line: &str, place: Place) -> Option<String> {
     if option.starts_with('%') {
         return Some(format!("\"{key}\" is not allowed; copy the lines of the included file into this field"));
     }
-    if let Some(refusal) = refusals(place).find(|refusal| refusal.concerns(option)) {
-        return Some(format!("\"{option}\" {}", refusal.because));
-    }
-    if !allowed(place).any(|allowed| allowed.eq_ignore_ascii_case(option)) {
-        return Some(format!("\"{option}\" {NOT_ALLOWED}"));
+    if !allowed(place).any(|allowed| covers(allowed, option)) {
+        let refusal = refusals(place).find(|refusal| refusal.concerns(option));
+        return Some(format!("\"{option}\" {}", refusal.map_or(NOT_ALLOWED, |refusal| refusal.because)));
     }
     let value = rest.split('#').next().unwrap_or_default().split_ascii_whitespace().collect::<Vec<_>>().join(" ");
     let is_about = |options: &[&str]| options.iter().any(|restricted| restricted.eq_ignore_ascii_case(option));

@@ -91,6 +91,35 @@ fn options_that_would_break_the_design_are_refused() {
     }
 }
 
+/// The administrator may also select the Tor network and start a transport, but not break the
+/// design.
+#[test]
+fn lines_for_all_pods_may_select_the_network_and_nothing_harmful() {
+    let network = "TestingTorNetwork 1\ntestingauthkeylifetime 1 day\nPathsNeededToBuildCircuits 0.67\n\
+        DirAuthority x 192.0.2.1:80 0123456789012345678901234567890123456789\nFallbackDir 192.0.2.1:80\n\
+        ClientTransportPlugin obfs4 exec /usr/bin/obfs4proxy\nUseBridges 1\n";
+    assert_eq!(check(network, Place::AllPods), [] as [String; 0]);
+    for line in HARMFUL {
+        let option = option_of(line);
+        let selects = covers_network(option);
+        assert_eq!(check(line, Place::AllPods).is_empty(), selects, "{line}");
+    }
+    assert_eq!(
+        check("NumCPUs 2\nControlPort 9051\nHiddenServiceMaxStreams 9\nControlPor 9051", Place::AllPods),
+        [
+            "line 2: \"ControlPort\" is controlled by the operator; remove the line",
+            "line 3: \"HiddenServiceMaxStreams\" configures an onion service, but a frontend runs none; \
+             use spec.backends.extraTorrc",
+            "line 4: \"ControlPor\" is controlled by the operator; remove the line",
+        ]
+    );
+}
+
+/// Returns true for the options in [`HARMFUL`] that the administrator may set.
+fn covers_network(option: &str) -> bool {
+    ["ClientTransportPlugin", "DirAuthority", "PathsNeededToBuildCircuits", "TestingTorNetwork"].contains(&option)
+}
+
 #[test]
 fn useful_lines_pass() {
     let lines = "# comment\n\nMaxMemInQueues 200 MB\nLog notice stdout # more\nUseBridges 1\n  +Bridge 192.0.2.1:443 \
