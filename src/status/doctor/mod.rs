@@ -66,8 +66,13 @@ pub async fn run(args: Args) -> Result<ExitCode, Error> {
         Some(Output::Json) => writeln!(out, "{}", serde_json::to_string_pretty(&json(&service, &findings))?)?,
         None => write!(out, "{}", for_output(print::text(&service, &findings, Canvas::of_output().width)))?,
     }
-    let has_problem = findings.iter().any(|finding| finding.mark == Mark::Problem);
-    Ok(if has_problem { ExitCode::from(PROBLEMS) } else { ExitCode::SUCCESS })
+    Ok(ExitCode::from(exit_code(&findings)))
+}
+
+/// Returns the exit code of an examination with these findings. Only problems count: warnings are
+/// common while a service starts, and a user may lack permissions.
+fn exit_code(findings: &[Finding]) -> u8 {
+    if findings.iter().any(|finding| finding.mark == Mark::Problem) { PROBLEMS } else { 0 }
 }
 
 /// Returns the findings as JSON for programs. New fields may be added, but existing ones are never
@@ -83,6 +88,14 @@ fn json(service: &str, findings: &[Finding]) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_problem_makes_the_examination_fail() {
+        let warning = || Finding::warning("object", "Starts.");
+        let unchecked = || Finding::new(Mark::Unchecked, "key", "Hidden.");
+        assert_eq!(exit_code(&[Finding::ok("CRD", "Good."), warning(), unchecked()]), 0);
+        assert_eq!(exit_code(&[warning(), Finding::problem("key", "Gone."), unchecked()]), 1);
+    }
 
     #[test]
     fn programs_get_the_counts_and_every_finding() {
