@@ -74,7 +74,7 @@ const EXAMPLES: &str = "Examples:
 const GENERATE_EXAMPLES: &str = "Examples:
   kubectl onionbalance key generate --output hidden_service
   kubectl onionbalance key generate --to pem --output frontend.key
-  kubectl onionbalance key generate --secret web-master-key | kubectl create -f -
+  kubectl onionbalance key generate --secret web-key | kubectl create -f -
   kubectl onionbalance key generate --client alice --output clients --address \\
     pg6mmjiyjmcrsslvykfwnntlaru7p5svn6y2ymmju6nubxndf4pscryd.onion";
 const CONVERT_EXAMPLES: &str = "Examples:

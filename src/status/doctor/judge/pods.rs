@@ -41,7 +41,13 @@ pub(super) fn examine(facts: &Facts, object: &OnionBalancedService) -> Vec<Findi
         let own: Vec<&Pod> = pods.iter().filter(|pod| is_of(pod, component) && !is_ending(pod)).collect();
         of_component(facts, component, usize::try_from(wanted).unwrap_or(0), &own)
     });
-    found.collect()
+    let mut found: Vec<_> = found.collect();
+    if let Err(unread) = &facts.events
+        && pods.iter().any(|pod| !is_ready(pod) && !is_ending(pod))
+    {
+        found.push(Finding::unread("pods", unread));
+    }
+    found
 }
 
 fn area(component: Component) -> &'static str {

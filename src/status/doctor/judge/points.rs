@@ -40,7 +40,7 @@ pub(super) fn examine(facts: &Facts) -> Finding {
             backends.len(),
             slowest.name
         );
-        return if since > START || published.is_empty() && since > START / 2 {
+        return if since > START {
             problem(Reason::NoBackends, text)
         } else {
             Finding::warning(AREA, text).maybe(advice(Reason::Progressing).as_deref())

@@ -1,5 +1,5 @@
-//! Examines the `NetworkPolicy` objects of the namespace. Only the rules of the plain API are
-//! known here: other kinds of policies, and those of the app's network plugin, are not.
+//! Examines the `NetworkPolicy` objects of the namespace. Policies of other kinds, such as those of a
+//! network plugin, are not examined.
 
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicyPeer, NetworkPolicySpec};

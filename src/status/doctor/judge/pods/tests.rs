@@ -165,3 +165,15 @@ fn pods_with_the_same_obstacle_share_a_finding() {
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].found.starts_with("web-backend-a and 2 more: container agent"), "{found:?}");
 }
+
+#[test]
+fn events_are_missed_only_if_a_pod_is_not_ready() {
+    let mut facts = healthy();
+    facts.events = Err(forbidden("list"));
+    let unread = |facts: &Facts| {
+        examine(facts, facts.object().unwrap()).iter().filter(|finding| finding.mark == Mark::Unchecked).count()
+    };
+    assert_eq!(unread(&facts), 0);
+    facts.pods = Ok(vec![serde_json::from_value(pod("web-backend-a", "backend", false)).unwrap()]);
+    assert_eq!(unread(&facts), 1);
+}
