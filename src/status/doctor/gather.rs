@@ -90,8 +90,8 @@ struct Reader {
 }
 
 impl Reader {
-    /// Returns the time of the API server's clock, which also the pods' nodes follow, or of our own
-    /// if the server does not tell it.
+    /// Returns the time of the API server's clock, or of our own if the server does not tell its
+    /// time. The clock of a user's computer may be wrong.
     #[allow(clippy::disallowed_methods, reason = "ages are relative to the current time")]
     async fn now(&self) -> Timestamp {
         let request = hyper::Request::get("/version").body(kube::client::Body::empty()).ok();
