@@ -34,14 +34,14 @@ enum Command {
     Status(status::Args),
     /// Examine one service from end to end, and print a remedy for each problem
     ///
-    /// The command reads what the Kubernetes API shows: the CRD and the operator, the object and its
-    /// conditions, the Secret of the key (no private key is printed), the pods and their Events,
-    /// network policies, the app's Service, the publisher's Lease, and the publisher's report on
-    /// backends, HSDirs and probes of the address. What you may not read is marked as unchecked. The
-    /// command changes nothing.
+    /// The command reads what the Kubernetes API shows: the CRD and the operator, the object and
+    /// its conditions, the Secret of the key (no private key is printed), the pods and their
+    /// Events, network policies, the app's Service, the publisher's Lease, and the publisher's
+    /// report on backends, HSDirs and probes of the address. What you may not read is marked as
+    /// unchecked. The command changes nothing.
     ///
-    /// Exit codes: 0 if there is no problem, 1 if there is one, 2 if the examination could not run or
-    /// the usage was wrong.
+    /// Exit codes: 0 if there is no problem, 1 if there is one, 2 if the examination could not run
+    /// or the usage was wrong.
     #[command(after_help = examples::DOCTOR)]
     Doctor(status::doctor::Args),
     /// Generate, convert, delegate, show and check keys

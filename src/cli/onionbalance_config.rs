@@ -31,7 +31,8 @@ const PYTHON_OPTIONS: [&str; 10] = [
 /// Without options other than -v, the program asks questions. It writes config.yaml and, for each
 /// service, ADDRESS.key. It never overwrites a config.yaml or a key.
 #[derive(Debug, Parser)]
-#[command(name = "onionbalance-config", version = version(), after_help = examples::GENERATOR, args_override_self = true)]
+#[command(name = "onionbalance-config", version = version(), after_help = examples::GENERATOR)]
+#[command(args_override_self = true)]
 struct Cli {
     #[command(flatten)]
     args: python::Args,

@@ -102,8 +102,9 @@ struct Lines {
 }
 
 impl Lines {
-    /// Appends words after `first`, which already fills `INDENT` columns if it is empty. Further lines
-    /// are indented by `indent` columns. A line that continues ends with `joint`.
+    /// Appends `first` and the words. If `first` is empty, the line already has a mark of `INDENT`
+    /// columns. Further lines are indented by `indent` columns. A line that continues ends with
+    /// `joint`.
     fn wrap(&mut self, first: &str, indent: usize, words: impl IntoIterator<Item = String>, joint: &str) {
         self.text.push_str(first);
         let mut used = if first.is_empty() { INDENT } else { first.chars().count() };

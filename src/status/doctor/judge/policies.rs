@@ -1,5 +1,5 @@
-//! Examines the `NetworkPolicy` objects of the namespace. Policies of other kinds, such as those of a
-//! network plugin, are not examined.
+//! Examines the `NetworkPolicy` objects of the namespace. Policies of other kinds, such as those of
+//! a network plugin, are not examined.
 
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicyPeer, NetworkPolicySpec};
@@ -141,7 +141,10 @@ mod tests {
 
     /// The policy that the operator creates for the backends.
     fn ours() -> Value {
-        let of = |component: &str| json!({"matchLabels": {"app.kubernetes.io/component": component, "onionbalance.dev/service": "web"}});
+        let of = |component: &str| {
+            let labels = json!({"app.kubernetes.io/component": component, "onionbalance.dev/service": "web"});
+            json!({ "matchLabels": labels })
+        };
         policy(
             "web-backend",
             json!({

@@ -37,7 +37,10 @@ mod tests {
     fn every_operator_is_understood() {
         let labels = Labels::from([("app".to_owned(), "web".to_owned())]);
         let selects = |selector: Value| selects(&serde_json::from_value(selector).unwrap(), &labels);
-        let expression = |key: &str, operator: &str, values: &[&str]| json!({"matchExpressions": [{"key": key, "operator": operator, "values": values}]});
+        let expression = |key: &str, operator: &str, values: &[&str]| {
+            let requirement = json!({"key": key, "operator": operator, "values": values});
+            json!({"matchExpressions": [requirement]})
+        };
         assert!(selects(json!({})) && selects(json!({"matchLabels": {"app": "web"}})));
         assert!(!selects(json!({"matchLabels": {"app": "web", "tier": "x"}})));
         for (key, operator, values, expected) in [

@@ -97,8 +97,8 @@ fn endpoints(facts: &Facts, port: &Port, service: &str, service_port: &ServicePo
         _ => format!("Port {number}: none of {unready} addresses behind Service {service} is ready."),
     };
     Finding::problem(AREA, found).remedy(&format!(
-        "check the app's pods, and the selector of the Service: kubectl describe service {service} -n {namespace}; kubectl \
-         get pods -n {namespace}"
+        "check the app's pods, and the selector of the Service: kubectl describe service {service} -n {namespace}; \
+         kubectl get pods -n {namespace}"
     ))
 }
 

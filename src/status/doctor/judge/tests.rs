@@ -16,7 +16,8 @@ pub fn healthy() -> Facts {
     let backend =
         |name: &str| json!({"name": name, "introductionPoints": 3, "state": "Ready", "since": "2026-01-01T11:00:00Z"});
     let status = json!({
-        "onionAddress": ADDRESS, "observedGeneration": 2, "backends": [backend("web-backend-a"), backend("web-backend-b")],
+        "onionAddress": ADDRESS, "observedGeneration": 2,
+        "backends": [backend("web-backend-a"), backend("web-backend-b")],
         "published": [{
             "timePeriod": 20_454, "revisionCounter": 1, "introductionPoints": 6, "hsdirsAccepted": 8, "hsdirsTotal": 8,
             "lastPublished": "2026-01-01T11:30:00Z",
@@ -48,7 +49,8 @@ pub fn healthy() -> Facts {
         metrics: [].into(),
         lease: Ok(Some(
             serde_json::from_value(json!({"spec": {
-                "holderIdentity": "web-frontend-a_1", "leaseDurationSeconds": 15, "renewTime": "2026-01-01T11:59:58.000000Z",
+                "holderIdentity": "web-frontend-a_1", "leaseDurationSeconds": 15,
+                "renewTime": "2026-01-01T11:59:58.000000Z",
             }}))
             .unwrap(),
         )),

@@ -1,4 +1,4 @@
-//! Examines whether the tors have bootstrapped. A pod is Ready only if its tor has; the metrics tell
+//! Examines whether the tors have bootstrapped. A pod is Ready only if its tor has. The metrics tell
 //! about the tor of a pod that is not Ready.
 
 use k8s_openapi::api::core::v1::Pod;
