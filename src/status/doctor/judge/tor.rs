@@ -1,5 +1,5 @@
-//! Examines whether the tors have bootstrapped. A pod is Ready only if its tor has. The metrics tell
-//! about the tor of a pod that is not Ready.
+//! Examines whether the tors have bootstrapped. A pod is Ready only if its tor has. The metrics
+//! tell about the tor of a pod that is not Ready.
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
