@@ -131,9 +131,8 @@ mod tests {
                     let words: Vec<_> = part.split_whitespace().collect();
                     let program = programs().into_iter().find(|program| Some(&program.get_name()) == words.first());
                     let Some(program) = program else { continue };
-                    match program.try_get_matches_from(&words) {
-                        Ok(_) => {}
-                        Err(error) => assert_eq!(error.kind(), ErrorKind::DisplayHelp, "{path}: {part}: {error}"),
+                    if let Err(error) = program.try_get_matches_from(&words) {
+                        assert_eq!(error.kind(), ErrorKind::DisplayHelp, "{path}: {part}: {error}");
                     }
                 }
             }

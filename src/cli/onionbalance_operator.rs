@@ -99,13 +99,12 @@ impl Cli {
 }
 
 impl Command {
-    /// Returns the options for the log. Errors of the other commands are logged like those of a
-    /// program without options.
+    /// Returns the options for the log. The commands without such options write no log.
     fn log_options(&self) -> LogOptions {
         match self {
-            Self::Operator(Logged { log, .. }) => *log,
-            Self::Backend(Logged { log, .. }) => *log,
-            Self::Frontend(Logged { log, .. }) => *log,
+            Self::Operator(Logged { log, .. })
+            | Self::Backend(Logged { log, .. })
+            | Self::Frontend(Logged { log, .. }) => *log,
             Self::Probe(_) | Self::Crd(_) => {
                 LogOptions { log_format: log::Format::Text, log_addresses: log::Addresses::Short }
             }
