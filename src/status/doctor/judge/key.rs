@@ -75,15 +75,9 @@ mod tests {
         (finding.mark, finding.found)
     }
 
-    fn content(
-        address: &str,
-        kits_until: Option<&str>,
-    ) -> Result<Option<KeyFacts>, crate::status::doctor::facts::Unread> {
+    fn holding(address: &str, kits_until: Option<&str>) -> KeyFacts {
         let kits_until = kits_until.map(|until| until.parse().unwrap());
-        Ok(Some(KeyFacts {
-            type_: "Opaque".to_owned(),
-            content: Ok(KeyContent { address: address.to_owned(), kits_until }),
-        }))
+        KeyFacts { type_: "Opaque".to_owned(), content: Ok(KeyContent { address: address.to_owned(), kits_until }) }
     }
 
     #[test]
@@ -106,10 +100,10 @@ mod tests {
     #[test]
     fn another_key_and_a_damaged_one_are_problems() {
         let other = ADDRESS.replace("pg6", "abc");
-        let (mark, text) = found(|facts| facts.key = content(&other, None));
+        let (mark, text) = found(|facts| facts.key = Ok(Some(holding(&other, None))));
         assert!(mark == Mark::Problem && text.contains("holds the key of abc"), "{text}");
         let (mark, _) = found(|facts| {
-            facts.key = content(&other, None);
+            facts.key = Ok(Some(holding(&other, None)));
             with_spec(facts, "masterKey", json!({"onionAddress": other.trim_end_matches(".onion").to_uppercase()}));
         });
         assert_eq!(mark, Mark::Ok, "the spec asks for this address");
@@ -121,9 +115,9 @@ mod tests {
 
     #[test]
     fn signing_kits_last_until_their_end() {
-        let (mark, text) = found(|facts| facts.key = content(ADDRESS, Some("2026-03-01T00:00:00Z")));
+        let (mark, text) = found(|facts| facts.key = Ok(Some(holding(ADDRESS, Some("2026-03-01T00:00:00Z")))));
         assert!(mark == Mark::Ok && text.ends_with("until 2026-03-01."), "{text}");
-        let (mark, text) = found(|facts| facts.key = content(ADDRESS, Some("1970-01-01T00:00:00Z")));
+        let (mark, text) = found(|facts| facts.key = Ok(Some(holding(ADDRESS, Some("1970-01-01T00:00:00Z")))));
         assert!(mark == Mark::Problem && text.contains("have ended"), "{text}");
     }
 }

@@ -135,7 +135,7 @@ mod tests {
         examine(&facts).into_iter().map(|finding| (finding.mark, finding.found)).collect()
     }
 
-    fn policy(name: &str, spec: Value) -> Value {
+    fn policy(name: &str, spec: &Value) -> Value {
         json!({"metadata": {"name": name}, "spec": spec})
     }
 
@@ -147,7 +147,7 @@ mod tests {
         };
         policy(
             "web-backend",
-            json!({
+            &json!({
                 "podSelector": of("backend"), "policyTypes": ["Ingress"],
                 "ingress": [{"ports": [{"port": 9400}], "from": [{"podSelector": of("frontend")}]}],
             }),
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_namespace_that_denies_everything_cuts_off_tor_the_agents_and_the_app() {
-        let deny = policy("deny", json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}));
+        let deny = policy("deny", &json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}));
         let marks: Vec<_> = found(json!([deny])).into_iter().map(|(mark, _)| mark).collect();
         assert_eq!(marks, [Mark::Warning, Mark::Warning, Mark::Problem, Mark::Warning]);
         let texts: Vec<_> = found(json!([deny, ours()])).into_iter().map(|(_, text)| text).collect();
@@ -182,15 +182,17 @@ mod tests {
 
     #[test]
     fn rules_that_admit_the_service_are_understood() {
-        let deny = policy("deny", json!({"podSelector": {}}));
-        let open = policy("open", json!({"podSelector": {}, "ingress": [{}], "egress": [{}]}));
+        let deny = policy("deny", &json!({"podSelector": {}}));
+        let open = policy("open", &json!({"podSelector": {}, "ingress": [{}], "egress": [{}]}));
         assert_eq!(found(json!([deny, open]))[0].0, Mark::Ok);
         let backends = json!({"podSelector": {"matchLabels": {"onionbalance.dev/service": "web"}}});
         let app =
-            policy("app", json!({"podSelector": {"matchLabels": {"app": "web"}}, "ingress": [{"from": [backends]}]}));
+            policy("app", &json!({"podSelector": {"matchLabels": {"app": "web"}}, "ingress": [{"from": [backends]}]}));
         assert_eq!(found(json!([deny, ours(), app]))[0].0, Mark::Ok);
-        let dns =
-            policy("dns", json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"ports": [{"port": 53}]}]}));
+        let dns = policy(
+            "dns",
+            &json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"ports": [{"port": 53}]}]}),
+        );
         assert_eq!(found(json!([dns]))[0].0, Mark::Warning, "tor uses other ports");
     }
 }
