@@ -55,6 +55,7 @@ const PURE: &[&str] = &[
     "operator/children",
     "frontend/conduct",
     "frontend/targets",
+    "status/doctor/judge",
 ];
 
 #[test]

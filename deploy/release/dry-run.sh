@@ -51,8 +51,8 @@ check() {
     (cd "$OUT/files" && sha256sum --check --quiet SHA256SUMS)
     name=kubectl-onionbalance_${VERSION}_linux_$(dpkg --print-architecture)
     tar --extract --file "$OUT/files/$name.tar.gz" --directory "$work"
-    [ "$("$work/$name/kubectl-onionbalance" --version)" = "kubectl-onionbalance $VERSION" ] ||
-        fail "the plugin does not report the version $VERSION"
+    [ "$("$work/$name/kubectl-onionbalance" --version)" = "kubectl-onionbalance $VERSION${COMMIT:+ ($COMMIT)}" ] ||
+        fail "the plugin does not report the version $VERSION and the commit $COMMIT"
 }
 
 for architecture in "${ARCHITECTURES[@]}"; do deploy/release/build.sh "$architecture"; done

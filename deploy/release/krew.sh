@@ -13,8 +13,8 @@ spec:
   homepage: $OB_REPOSITORY
   shortDescription: Show onion services, and manage their keys
   description: |
-    Shows the load-balanced Tor onion services of the Onionbalance operator, with a remedy for each
-    problem. Generates, converts, delegates and checks keys of onion services.
+    Shows and examines the load-balanced Tor onion services of the Onionbalance operator, with a
+    remedy for each problem. Generates, converts, delegates and checks keys of onion services.
   platforms:
 MANIFEST
 found=

@@ -19,7 +19,13 @@ VERSION=$(sed -n '/^\[workspace.package\]/,/^$/s/^version = "\(.*\)"/\1/p' "$TRE
 IMAGES=(onionbalance-operator onionbalance-tor)
 ARCHITECTURES=(amd64 arm64)
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git -C "$TREE" log -1 --format=%ct)}
-export OB_REPOSITORY OB_REGISTRY
+# The programs name this commit in their version. Cargo builds the programs again when it changes, so only
+# the scripts of a release set the variable.
+COMMIT=
+if [ "$(git -C "$TREE" rev-parse --show-toplevel 2>/dev/null)" = "$(cd "$TREE" && pwd -P)" ]; then
+    COMMIT=$(git -C "$TREE" describe --always --dirty --abbrev=12 --exclude '*')
+fi
+export OB_REPOSITORY OB_REGISTRY ONIONBALANCE_COMMIT=$COMMIT
 
 # archive_of IMAGE: prints the name that images.sh gives to the files of an image.
 archive_of() { echo "${1/#onionbalance-tor/tor}"; }

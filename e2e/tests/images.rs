@@ -169,6 +169,8 @@ impl Image {
         program.arg(self.root()).arg(format!("/{}", expected.program)).arg("--version");
         let printed = output(&mut program).await?;
         let version = printed.lines().find_map(|line| line.strip_prefix(expected.version));
+        // The programs of a release also name their commit.
+        let version = version.and_then(|version| version.split(' ').next());
         Ok(version.with_context(|| format!("unexpected output {printed:?}"))?.trim_end_matches('.').to_owned())
     }
 

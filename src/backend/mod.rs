@@ -76,6 +76,7 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Create the directories, the onion key and the files that tor needs; an existing key is kept
+    #[command(after_help = "Examples:\n  onionbalance-operator backend init --config agent.json --run-dir run")]
     Init,
 }
 

@@ -7,16 +7,17 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::Shell;
 
-use super::crd_command;
 use super::exit::{Failure, finish, print};
+use super::version::version;
+use super::{crd_command, examples};
 use crate::common::hidden;
 use crate::{status, tools};
 
-/// Show onion services, and manage keys and configurations.
+/// Show and examine onion services, and manage keys and configurations.
 ///
 /// The program is a kubectl plugin: `kubectl onionbalance status`. It also works on its own.
 #[derive(Debug, Parser)]
-#[command(name = "kubectl-onionbalance", version, propagate_version = true)]
+#[command(name = "kubectl-onionbalance", version = version(), propagate_version = true, after_help = examples::PLUGIN)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -29,15 +30,30 @@ enum Command {
     ///
     /// Exit codes: 0 if all shown services are Ready, 1 if the command failed, 2 if the usage was
     /// wrong, 3 if a service is not Ready.
+    #[command(after_help = examples::STATUS)]
     Status(status::Args),
+    /// Examine one service from end to end, and print a remedy for each problem
+    ///
+    /// The command reads what the Kubernetes API shows: the CRD and the operator, the object and
+    /// its conditions, the Secret of the key (no private key is printed), the pods and their
+    /// Events, network policies, the app's Service, the publisher's Lease, and the publisher's
+    /// report on backends, HSDirs and probes of the address. What you may not read is marked as
+    /// unchecked. The command changes nothing.
+    ///
+    /// Exit codes: 0 if there is no problem, 1 if there is one, 2 if the examination could not run
+    /// or the usage was wrong.
+    #[command(after_help = examples::DOCTOR)]
+    Doctor(status::doctor::Args),
     /// Generate, convert, delegate, show and check keys
     Key(tools::key::Args),
     /// Generate a configuration for the stand-alone daemon (`onionbalance-operator frontend
     /// --config`)
     Config(tools::config::Args),
     /// Print the `CustomResourceDefinition` as YAML, or the reference of its fields
+    #[command(after_help = examples::PLUGIN_CRD)]
     Crd(crd_command::Args),
     /// Print a script that makes a shell complete the command lines of kubectl-onionbalance
+    #[command(after_help = examples::COMPLETION)]
     Completion {
         /// The shell
         shell: Shell,
@@ -86,6 +102,10 @@ impl Cli {
                 drop(out);
                 show_status(args)
             }
+            Command::Doctor(args) => {
+                drop(out);
+                examine(args)
+            }
             Command::Crd(args) => {
                 drop(out);
                 finish(crd_command::run(&args))
@@ -114,15 +134,28 @@ fn print_completion(shell: Shell) -> Result<(), Failure> {
 }
 
 fn show_status(args: status::Args) -> ExitCode {
+    run_with(status::run(args), ExitCode::FAILURE)
+}
+
+fn examine(args: status::doctor::Args) -> ExitCode {
+    run_with(status::doctor::run(args), ExitCode::from(status::doctor::NOT_EXAMINED))
+}
+
+/// Runs a command that asks the API server. `failure` is the exit code if the command fails.
+fn run_with(command: impl Future<Output = Result<ExitCode, status::Error>>, failure: ExitCode) -> ExitCode {
+    let fail = |error: Failure| {
+        finish(Err(error));
+        failure
+    };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return finish(Err(error.into())),
+        Err(error) => return fail(error.into()),
     };
-    match runtime.block_on(status::run(args)) {
+    match runtime.block_on(command) {
         Ok(code) => code,
         // The reader of the pipe has closed it.
         Err(status::Error::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(error) => finish(Err(error.into())),
+        Err(error) => fail(error.into()),
     }
 }
 

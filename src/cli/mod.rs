@@ -8,9 +8,11 @@
 //! Onionbalance's programs, for servers without Kubernetes. They are in no image.
 
 mod crd_command;
+mod examples;
 mod exit;
 pub mod kubectl_onionbalance;
 pub mod onionbalance;
 pub mod onionbalance_config;
 pub mod onionbalance_operator;
 mod python_options;
+mod version;

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser};
 
 use super::exit::{Failure, finish};
-use super::python_options;
+use super::version::version;
+use super::{examples, python_options};
 use crate::common::{hidden, log, open_files};
 use crate::frontend;
 
@@ -19,7 +20,7 @@ const PYTHON_OPTIONS: [&str; 9] =
 /// The program replaces Python Onionbalance's daemon. The options of that daemon can be abbreviated
 /// and repeated.
 #[derive(Debug, Parser)]
-#[command(name = "onionbalance", version, args_override_self = true)]
+#[command(name = "onionbalance", version = version(), after_help = examples::DAEMON, args_override_self = true)]
 struct Cli {
     #[command(flatten)]
     daemon: Box<frontend::StandaloneOptions>,

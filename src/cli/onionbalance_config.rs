@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser};
 
 use super::exit::finish;
-use super::python_options;
+use super::version::version;
+use super::{examples, python_options};
 use crate::common::hidden;
 use crate::tools::config::python;
 
@@ -30,7 +31,8 @@ const PYTHON_OPTIONS: [&str; 10] = [
 /// Without options other than -v, the program asks questions. It writes config.yaml and, for each
 /// service, ADDRESS.key. It never overwrites a config.yaml or a key.
 #[derive(Debug, Parser)]
-#[command(name = "onionbalance-config", version, args_override_self = true)]
+#[command(name = "onionbalance-config", version = version(), after_help = examples::GENERATOR)]
+#[command(args_override_self = true)]
 struct Cli {
     #[command(flatten)]
     args: python::Args,

@@ -58,6 +58,7 @@ impl Args {
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     /// Create the directories and the empty file that tor needs before it starts
+    #[command(after_help = "Examples:\n  onionbalance-operator frontend init --run-dir run --tor-data-dir data")]
     Init,
 }
 

@@ -1,7 +1,9 @@
-//! The `status` command, which shows the state of services in a terminal. It only reads from the
-//! API server.
+//! The commands `status`, which shows the state of services in a terminal, and `doctor`, which
+//! examines one service. Both only read from the API server.
 
 mod advice;
+mod cluster;
+pub mod doctor;
 mod draw;
 mod list;
 mod read;
@@ -9,12 +11,11 @@ mod screen;
 mod view;
 
 use std::io::{IsTerminal as _, Write as _};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use kube::Client;
-use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 
+use self::cluster::ClusterOptions;
 use self::read::Selection;
 use self::screen::Screen;
 use self::view::View;
@@ -33,12 +34,8 @@ pub struct Args {
     /// Show the services of all namespaces
     #[arg(short = 'A', long, conflicts_with_all = ["name", "namespace"])]
     all_namespaces: bool,
-    /// The kubeconfig [default: that of `kubectl`, or the pod's service account]
-    #[arg(long, value_name = "FILE")]
-    kubeconfig: Option<PathBuf>,
-    /// The context of the kubeconfig [default: its current context]
-    #[arg(long, value_name = "CONTEXT")]
-    context: Option<String>,
+    #[command(flatten)]
+    cluster: ClusterOptions,
     /// Keep showing the services as they change, on a screen that can be scrolled; q quits
     #[arg(short, long, conflicts_with = "output")]
     watch: bool,
@@ -112,7 +109,7 @@ pub enum Error {
 
 /// Shows the services, once or until the user leaves.
 pub async fn run(args: Args) -> Result<ExitCode, Error> {
-    let config = config(&args).await?;
+    let config = args.cluster.config().await?;
     let url = config.cluster_url.to_string();
     let namespace =
         (!args.all_namespaces).then(|| args.namespace.clone().unwrap_or_else(|| config.default_namespace.clone()));
@@ -134,21 +131,4 @@ pub async fn run(args: Args) -> Result<ExitCode, Error> {
     }
     let all_ready = views.iter().all(View::is_ready);
     Ok(if all_ready { ExitCode::SUCCESS } else { ExitCode::from(NOT_READY) })
-}
-
-/// Returns the configuration of the cluster's client. Without an option and `KUBECONFIG`, a pod
-/// uses its service account.
-async fn config(args: &Args) -> Result<Config, Error> {
-    let options = KubeConfigOptions { context: args.context.clone(), ..KubeConfigOptions::default() };
-    if let Some(file) = &args.kubeconfig {
-        let unusable = |cause| Error::UnusableConfig { file: file.display().to_string(), cause };
-        let read = Kubeconfig::read_from(file).map_err(|error| unusable(error.to_string()))?;
-        let found = Config::from_custom_kubeconfig(read, &options).await;
-        return found.map_err(|error| unusable(error.to_string()));
-    }
-    let found = match (&args.context, std::env::var_os("KUBECONFIG")) {
-        (None, None) => Config::infer().await.map_err(|error| error.to_string()),
-        _ => Config::from_kubeconfig(&options).await.map_err(|error| error.to_string()),
-    };
-    found.map_err(Error::NoConfig)
 }

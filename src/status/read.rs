@@ -50,15 +50,18 @@ impl Selection {
             kube::Error::Api(status) => {
                 Error::Refused(format!("the API server refuses the request: {}", status.message))
             }
-            error => {
-                let mut cause: &dyn std::error::Error = &error;
-                while let Some(inner) = cause.source() {
-                    cause = inner;
-                }
-                Error::Unreachable { url: self.url.clone(), cause: cause.to_string() }
-            }
+            error => Error::Unreachable { url: self.url.clone(), cause: cause(&error) },
         }
     }
+}
+
+/// Returns the innermost cause of an error, which names the failure best.
+pub fn cause(error: &kube::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
 }
 
 /// Reads the services once and returns them, sorted by namespace and name.

@@ -158,7 +158,7 @@ pub fn print(selection: &Selection, views: &[View], whole: bool) -> io::Result<(
 impl Canvas {
     /// Returns the canvas for standard output. On a terminal, one line is left for the prompt.
     #[allow(clippy::disallowed_methods, reason = "ages are relative to the current time")]
-    fn of_output() -> Self {
+    pub fn of_output() -> Self {
         let size = terminal_size::terminal_size_of(io::stdout());
         Self {
             now: Timestamp::now(),
@@ -174,7 +174,12 @@ fn draw_at(selection: &Selection, views: &[View], canvas: &Canvas) -> String {
         (Some(name), _) => format!("OnionBalancedService {name} was deleted.\n"),
         (None, views) => canvas.list(views, selection.namespace.is_none()),
     };
-    // Colours are off without a terminal, and with NO_COLOR or TERM=dumb.
+    for_output(text)
+}
+
+/// Removes the colours from a text unless standard output shows them. Colours are off without a
+/// terminal, and with `NO_COLOR` or `TERM=dumb`.
+pub fn for_output(text: String) -> String {
     match AutoStream::choice(&io::stdout()) {
         ColorChoice::Never => strip_str(&text).to_string(),
         _ => text,

@@ -12,6 +12,7 @@ mod bad_parts;
 mod children;
 mod crd_server;
 mod delegated;
+mod doctor_command;
 mod events;
 mod fields;
 mod gitops;

@@ -32,7 +32,7 @@ async fn try_create_pod(scene: &Scene, component: &str) -> Result<Pod, kube::Err
 }
 
 /// Changes the status of a pod, as the scheduler or the kubelet would.
-async fn write_status(scene: &Scene, pod: &Pod, status: Value) {
+pub async fn write_status(scene: &Scene, pod: &Pod, status: Value) {
     let patch = Patch::Strategic(json!({ "status": status }));
     scene.api::<Pod>().patch_status(&pod.name_any(), &PatchParams::default(), &patch).await.unwrap();
 }

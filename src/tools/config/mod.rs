@@ -18,6 +18,7 @@ use crate::onion::OnionAddress;
 
 /// The arguments of `kubectl-onionbalance config`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -30,8 +31,15 @@ enum Command {
     /// Without options, the command asks questions. It writes config.yaml. For each service, it
     /// also writes ADDRESS.key and a directory ADDRESS, which contains `ob_config` and the torrc
     /// lines for each instance. It never overwrites a config.yaml or a key.
+    #[command(after_help = EXAMPLES)]
     Generate(Generate),
 }
+
+const EXAMPLES: &str = "Examples:
+  kubectl-onionbalance config generate
+  kubectl-onionbalance config generate --output config -n 3 --tag web
+  kubectl-onionbalance config generate --output config --no-interactive \\
+    --key hidden_service/hs_ed25519_secret_key";
 
 /// The flags of `onionbalance-config` that apply to v3 services.
 #[derive(Debug, clap::Args)]

@@ -25,6 +25,7 @@ use crate::onion::{KeyFile, KeyFormat, MasterKey, OnionAddress, Seed};
 
 /// The arguments of `kubectl-onionbalance key`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -57,28 +58,44 @@ enum Command {
     #[command(after_help = DELEGATE_EXAMPLES)]
     Delegate(delegate::Delegate),
     /// Print the address and the public key of a key, never the secret key
+    #[command(after_help = SHOW_EXAMPLES)]
     Show(Show),
     /// Check a HiddenServiceDir, a key file, the manifest of a Secret or a signing kit for damage,
     /// mismatches and loose permissions
     ///
     /// Exit codes: 0 if there are no problems, 1 with one line for each problem otherwise.
+    #[command(after_help = CHECK_EXAMPLES)]
     Check(Check),
 }
 
+const EXAMPLES: &str = "Examples:
+  kubectl onionbalance key generate --output hidden_service
+  kubectl onionbalance key show hidden_service";
 const GENERATE_EXAMPLES: &str = "Examples:
-  key generate                                   the directory <address> in tor's format
-  key generate --to pem --output frontend.key    a PEM file as Python Onionbalance uses it
-  key generate --secret web-master-key | kubectl create -f -
-  key generate --client alice --address <ADDRESS> --output clients";
+  kubectl onionbalance key generate --output hidden_service
+  kubectl onionbalance key generate --to pem --output frontend.key
+  kubectl onionbalance key generate --secret web-key | kubectl create -f -
+  kubectl onionbalance key generate --client alice --output clients --address \\
+    pg6mmjiyjmcrsslvykfwnntlaru7p5svn6y2ymmju6nubxndf4pscryd.onion";
 const CONVERT_EXAMPLES: &str = "Examples:
-  key convert frontend.key --output hidden_service
-  key convert /var/lib/tor/hidden_service --secret web-master-key | kubectl create -f -
-  kubectl get secret example-tor-secret -o yaml | key convert - --secret web-master-key | kubectl create -f -";
-
+  kubectl onionbalance key convert frontend.key --output hidden_service
+  kubectl onionbalance key convert /var/lib/tor/hidden_service \\
+    --secret web-master-key | kubectl create -f -
+  kubectl get secret example-tor-secret -o yaml | \\
+    kubectl onionbalance key convert - --secret web-master-key | \\
+    kubectl create -f -";
 const DELEGATE_EXAMPLES: &str = "Examples:
-  key delegate hidden_service --days 90 --output web.kit
-  key delegate hidden_service --from 2027-01-01 --secret web-signing-kits --output kits.yaml
+  kubectl onionbalance key delegate hidden_service --days 90 --output web.kit
+  kubectl onionbalance key delegate hidden_service --from 2027-01-01 \\
+    --secret web-signing-kits --output kits.yaml
   kubectl apply --server-side -f kits.yaml";
+const SHOW_EXAMPLES: &str = "Examples:
+  kubectl onionbalance key show hidden_service frontend.key
+  kubectl get secret web-master-key -o yaml | kubectl onionbalance key show -";
+const CHECK_EXAMPLES: &str = "Examples:
+  kubectl onionbalance key check hidden_service web-master-key.yaml
+  kubectl get secret web-master-key -o yaml | kubectl onionbalance key check -
+  kubectl onionbalance key check --descriptor descriptor.txt";
 
 #[derive(Debug, clap::Args)]
 struct Generate {
