@@ -83,15 +83,17 @@ prepare() {
 }
 
 build() {
-    local targets=() p
-    local k8s=k8s.io/kubernetes/vendor/k8s.io
-    local v=$k8s/component-base/version
+    local targets=() flags="-s -w" package field p
     in_source
     for p in $PROGRAMS; do targets+=("./cmd/$p"); done
+    # The programs print the version in the first package, and the API server reports the other one.
+    for package in component-base/version client-go/pkg/version; do
+        for field in gitVersion=v$VERSION gitMajor=1 gitMinor=20 gitCommit=debian gitTreeState=archive; do
+            flags+=" -X k8s.io/kubernetes/vendor/k8s.io/$package.$field"
+        done
+    done
     mkdir -p "$DIR"
-    go build -tags selinux,notest,providerless,dockerless -o "$DIR/" -ldflags "-s -w -X $v.gitVersion=v$VERSION \
-        -X $v.gitMajor=1 -X $v.gitMinor=20 -X $v.gitCommit=debian -X $v.gitTreeState=archive \
-        -X $k8s/client-go/pkg/version.gitVersion=v$VERSION" "${targets[@]}"
+    go build -tags selinux,notest,providerless,dockerless -ldflags "$flags" -o "$DIR/" "${targets[@]}"
     # shellcheck disable=SC2086
     holds "$DIR" $PROGRAMS
     touch "$DIR/complete"
