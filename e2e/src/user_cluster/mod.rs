@@ -59,6 +59,9 @@ pub async fn demo(state: &State, options: &Options, operator: &Path) -> Result<(
     let folder = tempfile::tempdir()?;
     let images = options.images.as_deref().map(Images::in_registry).transpose()?;
     let target = Target::open(state, &options.cluster, folder.path()).await?;
+    if images.is_none() {
+        target.check_loadable()?;
+    }
     target.confirm(&options.cluster, images.as_ref())?;
     let installs_crd = target.check_free().await?;
     let names = match images {
@@ -249,8 +252,12 @@ mod tests {
     fn spread(served: &[&str], failed: usize) -> Spread {
         let points = BTreeMap::from([("a".to_owned(), 3), ("b".to_owned(), 3)]);
         let mut spread = Spread::default();
-        served.iter().for_each(|name| spread.served(&points, name));
-        (0..failed).for_each(|_| spread.failed());
+        for name in served {
+            spread.served(&points, name);
+        }
+        for _ in 0..failed {
+            spread.failed();
+        }
         spread
     }
 

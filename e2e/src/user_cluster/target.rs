@@ -83,12 +83,12 @@ impl Target {
     /// Prints where the demo will run and what it will create. On a terminal, asks the user unless
     /// the user has named the context.
     pub fn confirm(&self, wanted: &str, images: Option<&Images>) -> Result<()> {
-        let (source, tor) = match (images, &self.own) {
-            (Some(images), _) => (format!("the nodes pull {} and others", images.name("operator")), "public"),
-            (None, Some(_)) => ("imported into the node's containerd".to_owned(), "private"),
-            (None, None) => (format!("loaded into {}", self.maker.description()), "public"),
+        let source = match (images, &self.own) {
+            (Some(images), _) => format!("{} and others, which the nodes have or pull", images.name("operator")),
+            (None, Some(_)) => "imported into the node's containerd".to_owned(),
+            (None, None) => format!("loaded into {}", self.maker.description()),
         };
-        let tor = if self.own.is_some() { "private" } else { tor };
+        let tor = if self.own.is_some() { "private" } else { "public" };
         println!(
             "\nThe demo runs on the cluster of this context:\n\
              \x20 context  {}\n\
@@ -139,15 +139,26 @@ impl Target {
         Ok(of_crd(&self.kubectl).await? == Origin::Absent)
     }
 
+    /// Returns an error if the demo cannot load images into the nodes, or if the nodes could not run
+    /// these images.
+    pub fn check_loadable(&self) -> Result<()> {
+        let foreign = foreign_nodes(&self.nodes, std::env::consts::ARCH);
+        let problem = if self.own.is_none() && self.maker == Maker::Other {
+            format!("the demo cannot load images into this cluster, which is {}", self.maker.description())
+        } else if foreign.is_empty() {
+            return Ok(());
+        } else {
+            format!("the nodes {} have another processor architecture than this machine", foreign.join(", "))
+        };
+        bail!(
+            "{problem}; push the images to a registry from which the nodes can pull, and name it in the variable \
+             IMAGES: make demo CLUSTER={} IMAGES=registry.example.org/onions",
+            self.context()
+        )
+    }
+
     /// Builds the images and loads them into the nodes.
     pub async fn load_images(&self, operator: &Path) -> Result<()> {
-        let foreign = foreign_nodes(&self.nodes, std::env::consts::ARCH);
-        ensure!(
-            foreign.is_empty(),
-            "the nodes {} have another processor architecture than this machine; {}",
-            foreign.join(", "),
-            self.how_to_name_images()
-        );
         let operator = operator.to_str().context("the operator's path is not UTF-8")?;
         for arguments in [&["tor"][..], &["sample"], &["operator", operator]] {
             self.load_image(&make_image(arguments).await?).await?;
@@ -159,26 +170,11 @@ impl Target {
         if let Some(state) = &self.own {
             return Cluster::open(state)?.load_image(archive).await.map(drop);
         }
-        let load = self.maker.load_command(archive).with_context(|| {
-            format!(
-                "the demo cannot load images into {}: this cluster is {}; {}",
-                self.context(),
-                self.maker.description(),
-                self.how_to_name_images()
-            )
-        })?;
+        let load = self.maker.load_command(archive).context("no command loads images into this cluster")?;
         let mut program = command(load.program, &load.arguments);
         program.envs(load.variable);
         output(&mut program).await.with_context(|| format!("could not load {}", archive.display()))?;
         Ok(())
-    }
-
-    fn how_to_name_images(&self) -> String {
-        format!(
-            "push the images to a registry from which the nodes can pull, and name it in the variable IMAGES: make demo \
-             CLUSTER={} IMAGES=registry.example.org/onions",
-            self.context()
-        )
     }
 }
 
