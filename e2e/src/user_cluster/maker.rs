@@ -107,7 +107,8 @@ fn by_node(node: &NodeFacts) -> Option<Maker> {
     }
     if let Some(name) = node.provider_id.strip_prefix("k3s://k3d-") {
         // The name of a node is CLUSTER-server-0 or CLUSTER-agent-0.
-        let (cluster, _) = name.rsplit_once("-server-").or_else(|| name.rsplit_once("-agent-"))?;
+        let (name, _) = name.rsplit_once('-')?;
+        let cluster = name.strip_suffix("-server").or_else(|| name.strip_suffix("-agent"))?;
         return Some(Maker::K3d { cluster: cluster.to_owned() });
     }
     node.minikube_profile.clone().map(|profile| Maker::Minikube { profile })

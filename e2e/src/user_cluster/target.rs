@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, IsTerminal as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
@@ -192,8 +192,8 @@ async fn nodes(client: &Client) -> Result<Vec<NodeFacts>> {
 
 fn machine() -> Result<Machine> {
     let host_name = fs::read_to_string("/proc/sys/kernel/hostname")?.trim().to_owned();
-    let exists = |socket: &&str| PathBuf::from(socket).exists();
-    Ok(Machine { host_name, sockets: SOCKETS.iter().filter(exists).map(ToString::to_string).collect() })
+    let sockets = SOCKETS.into_iter().filter(|socket| Path::new(socket).exists());
+    Ok(Machine { host_name, sockets: sockets.map(ToOwned::to_owned).collect() })
 }
 
 /// Returns true if a context leads to the cluster that `e2e up` has started in a state folder.
