@@ -8,13 +8,16 @@ CHART := charts/onionbalance-operator
 help: ## List the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
+# The demo changes a cluster only if it is named on the command line. A variable of the environment may have another purpose.
+CONTEXT = $(if $(filter environment,$(origin CLUSTER)),$(error the environment sets CLUSTER=$(CLUSTER); name the cluster on \
+	the command line (make $@ CLUSTER=$(CLUSTER)), or none for a cluster of its own (make $@ CLUSTER=)))$(CLUSTER)
 .PHONY: demo
 demo: ## Start a local cluster and Tor network, and a service with three backends; CLUSTER=current-context takes your cluster
-	@CLUSTER="$(CLUSTER)" IMAGES="$(IMAGES)" KEEP="$(KEEP)" $(SETUP)/demo.sh
+	@CLUSTER="$(CONTEXT)" IMAGES="$(IMAGES)" KEEP="$(KEEP)" $(SETUP)/demo.sh
 
 .PHONY: demo-down
 demo-down: ## Remove everything that `make demo` created; name your cluster again with CLUSTER=
-	@cargo build --locked --workspace --quiet --bin e2e && $(TARGET)/debug/e2e down $(if $(CLUSTER),--cluster "$(CLUSTER)")
+	@cargo build --locked --workspace --quiet --bin e2e && $(TARGET)/debug/e2e down $(if $(CONTEXT),--cluster "$(CONTEXT)")
 
 .PHONY: images
 images: packages release ## Build the container images without Docker, and their SBOMs, in target/images
