@@ -25,9 +25,7 @@ const FETCHES: usize = 60;
 /// Says how to use the user's own cluster if there seems to be one.
 pub fn mention_other_clusters() {
     if std::env::var_os("KUBECONFIG").is_some_and(|files| !files.is_empty()) {
-        say(
-            "the demo starts a cluster of its own; on the cluster of KUBECONFIG, run: make demo CLUSTER=current-context",
-        );
+        say("the demo starts a cluster of its own; to use that of KUBECONFIG, run: make demo CLUSTER=current-context");
     }
 }
 

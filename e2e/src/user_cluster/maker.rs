@@ -268,9 +268,9 @@ mod tests {
             "metadata": {"name": "m", "labels": {"minikube.k8s.io/name": "team"}},
             "spec": {"providerID": "kind://docker/dev/m"},
             "status": {"nodeInfo": {
-                "architecture": "arm64", "containerRuntimeVersion": "containerd://1.7.0", "bootID": "", "kernelVersion": "",
-                "kubeProxyVersion": "", "kubeletVersion": "", "machineID": "", "operatingSystem": "linux", "osImage": "",
-                "systemUUID": "",
+                "architecture": "arm64", "containerRuntimeVersion": "containerd://1.7.0", "operatingSystem": "linux",
+                "bootID": "", "kernelVersion": "", "kubeProxyVersion": "", "kubeletVersion": "", "machineID": "",
+                "osImage": "", "systemUUID": "",
             }},
         });
         let facts = NodeFacts::from(serde_json::from_value::<Node>(object).unwrap());

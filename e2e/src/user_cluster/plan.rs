@@ -38,7 +38,8 @@ impl Images {
         let is_name = |c: char| c.is_ascii_alphanumeric() || "./:_-".contains(c);
         ensure!(
             !prefix.is_empty() && prefix.chars().all(is_name) && !prefix.contains("//"),
-            "IMAGES={prefix:?} is not the beginning of an image's name; write it like IMAGES=registry.example.org/onions"
+            "IMAGES={prefix:?} is not the beginning of an image's name; write it as in \
+             IMAGES=registry.example.org/onions"
         );
         Ok(Self { prefix: prefix.to_owned() })
     }
