@@ -236,7 +236,7 @@ fn judge(spread: &Spread, is_private: bool) -> Result<()> {
     } else if spread.backends().values().any(|count| count.verdict() == Verdict::Unfair) {
         bail!("a backend did not serve its share; see the table above");
     } else {
-        say("the backends' counts agree with their shares");
+        say("no backend's count contradicts its share");
     }
     match failed {
         0 => say("no fetch failed"),

@@ -139,8 +139,8 @@ impl Target {
         Ok(of_crd(&self.kubectl).await? == Origin::Absent)
     }
 
-    /// Returns an error if the demo cannot load images into the nodes, or if the nodes could not run
-    /// these images.
+    /// Returns an error if the demo cannot load images into the nodes, or if the nodes could not
+    /// run these images.
     pub fn check_loadable(&self) -> Result<()> {
         let foreign = foreign_nodes(&self.nodes, std::env::consts::ARCH);
         let problem = if self.own.is_none() && self.maker == Maker::Other {
