@@ -8,15 +8,16 @@ CHART := charts/onionbalance-operator
 help: ## List the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
+# The demo changes a cluster only if it is named on the command line. A variable of the environment may have another purpose.
+CONTEXT = $(if $(filter environment,$(origin CLUSTER)),$(error the environment sets CLUSTER=$(CLUSTER); name the cluster on \
+	the command line (make $@ CLUSTER=$(CLUSTER)), or none for a cluster of its own (make $@ CLUSTER=)))$(CLUSTER)
 .PHONY: demo
-demo: packages ## Start a local cluster and Tor network, and a service with three backends
-	@$(MAKE) --no-print-directory -j2 kubernetes release
-	@$(SETUP)/images.sh all $(TARGET)/release/onionbalance-operator >/dev/null
-	@$(TARGET)/release/e2e demo
+demo: ## Start a local cluster and Tor network, and a service with three backends; CLUSTER=current-context takes your cluster
+	@CLUSTER="$(CONTEXT)" IMAGES="$(IMAGES)" KEEP="$(KEEP)" $(SETUP)/demo.sh
 
 .PHONY: demo-down
-demo-down: ## Remove everything that `make demo` created
-	@cargo build --release --locked --quiet --package onionbalance-e2e && $(TARGET)/release/e2e down
+demo-down: ## Remove everything that `make demo` created; name your cluster again with CLUSTER=
+	@cargo build --locked --workspace --quiet --bin e2e && $(TARGET)/debug/e2e down $(if $(CONTEXT),--cluster "$(CONTEXT)")
 
 .PHONY: images
 images: packages release ## Build the container images without Docker, and their SBOMs, in target/images
@@ -59,7 +60,7 @@ test-chart: ## Test the Helm chart: its values, its output, and that it matches 
 
 .PHONY: test-api
 test-api: packages ## Test the operator against a real API server, and the CRD against a current one
-	@$(MAKE) --no-print-directory -j2 kubernetes test-build crd-server
+	@$(MAKE) --no-print-directory -j2 kubernetes test-build crd-server PROGRAMS=kube-apiserver
 	@$(SETUP)/run-tests.sh api
 
 .PHONY: test-tor
@@ -133,17 +134,32 @@ generate: ## Regenerate crds/, docs/reference.md, the table of docs/reliability.
 	sed -n '/^kind: ClusterRole$$/,/^---$$/{ /^rules:$$/,/^---$$/{ /^rules:$$/d; /^---$$/d; p } }' deploy/rbac.yaml >$(CHART)/files/rules.yaml
 
 # Prerequisites of the targets above.
-.PHONY: no-demo packages kubernetes crd-server release test-build
+.PHONY: no-demo packages kubernetes crd-server release test-build demo-packages client-packages crates demo-programs demo-images
 STATE := $(or $(XDG_STATE_HOME),$(HOME)/.local/state)/onionbalance-operator
 no-demo:
 	@! test -e $(STATE)/e2e/node/connected || { echo "the demo is running, and a machine can host only one node: run 'make demo-down' first" >&2; exit 1; }
 packages:
 	@$(SETUP)/packages.sh cluster
+demo-packages:
+	@$(SETUP)/packages.sh demo
+client-packages:
+	@$(SETUP)/packages.sh client
+# Downloads the compiler and the crates. Without a network, they may be there already; if they are not, the build says so.
+crates:
+	@cargo fetch --locked --quiet || true
+# PROGRAMS limits what KUBEBUILDER_ASSETS must hold.
 kubernetes:
-	@$(SETUP)/kubernetes.sh >/dev/null
+	@$(SETUP)/kubernetes.sh $(PROGRAMS) >/dev/null
 crd-server:
 	@$(SETUP)/crd-server.sh >/dev/null
 release:
 	cargo build --release --locked --workspace --bins
 test-build:
 	cargo test --locked --workspace --all-targets --no-run
+# The programs without optimisation, as the tests build them. An optimised build takes several times as long, and the
+# demo mostly waits for tor. With --workspace, dependencies have the same features as in the other builds.
+demo-programs:
+	cargo build --locked --workspace $(if $(IMAGES),,--bin onionbalance-operator) --bin e2e
+# The images that contain none of our programs.
+demo-images:
+	@for image in pause tor sample; do $(SETUP)/images.sh $$image >/dev/null || exit; done

@@ -3,21 +3,24 @@
 #   packages.sh tor        tor and Python, for the integration tests on a private Tor network
 #   packages.sh chart      promtool and Python, for the tests of the Helm chart
 #   packages.sh release    build tools, and what the scripts in deploy/release need
-#   packages.sh cluster    build tools, and everything for a one-node Kubernetes cluster and its images
+#   packages.sh demo       build tools, and everything for a one-node Kubernetes cluster and its images
+#   packages.sh cluster    all of these, and what the tests on the cluster need
+#   packages.sh client     tor, and what the demo needs on a cluster that exists already
 . "$(dirname "$0")/lib.sh"
 
 TOR="tor tor-geoipdb python3 python3-venv iproute2"
-CLUSTER="$TOR prometheus lua5.1 etcd-server containerd runc containernetworking-plugins iptables conntrack iputils-ping procps socat openssl curl
-    tini golang-go golang-github-modern-go-reflect2-dev make gcc g++ libc6-dev rsync jq git ca-certificates systemd"
+DEMO="$TOR etcd-server containerd runc containernetworking-plugins iptables conntrack procps socat openssl curl
+    tini golang-go golang-github-modern-go-reflect2-dev make gcc libc6-dev jq ca-certificates"
+CLUSTER="$DEMO prometheus lua5.1 iputils-ping g++ git systemd"
 
 case "${1:-}" in
 tor) wanted=$TOR ;;
-cluster)
-    wanted=$CLUSTER
-    ;;
+demo) wanted=$DEMO ;;
+cluster) wanted=$CLUSTER ;;
+client) wanted="$TOR gcc libc6-dev make jq ca-certificates" ;;
 release) wanted="gcc libc6-dev make binutils jq git curl ca-certificates python3 python3-venv skopeo" ;;
 chart) wanted="ca-certificates python3 python3-venv prometheus" ;;
-*) fail "usage: packages.sh tor|chart|release|cluster" ;;
+*) fail "usage: packages.sh tor|chart|release|demo|cluster|client" ;;
 esac
 [ "$1" != cluster ] || command -v kubectl >/dev/null || wanted="$wanted kubernetes-client"
 

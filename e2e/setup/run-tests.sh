@@ -38,7 +38,7 @@ unit() {
 chart() { cargo test --locked --workspace --no-fail-fast --test chart; }
 api() {
     local programs
-    e2e/setup/crd-server.sh >/dev/null && programs=$(e2e/setup/kubernetes.sh) || return
+    e2e/setup/crd-server.sh >/dev/null && programs=$(e2e/setup/kubernetes.sh kube-apiserver) || return
     # The tests mostly wait for the server.
     KUBEBUILDER_ASSETS=$programs cargo test --locked --workspace --no-fail-fast --test operator_api_server -- \
         --test-threads 4

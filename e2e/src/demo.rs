@@ -1,8 +1,6 @@
 //! The demo: runs a service with three backends, fetches pages through real Tor clients, and shows
 //! how the backends share the load.
 
-use std::fmt::Write as _;
-use std::io::{IsTerminal as _, Write as _};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -11,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::bringup::tor_network;
 use crate::cluster::Cluster;
+use crate::fetch_table::FetchTable;
 use crate::fetches::fetch_until;
 use crate::process::Processes;
 use crate::service::{Service, lines};
@@ -23,6 +22,13 @@ const LASTING_SOCKS_PORT: u16 = 15_900;
 /// The number of fetches that the demo makes.
 const FETCHES: usize = 60;
 
+/// Says how to use the user's own cluster if there seems to be one.
+pub fn mention_other_clusters() {
+    if std::env::var_os("KUBECONFIG").is_some_and(|files| !files.is_empty()) {
+        say("the demo starts a cluster of its own; to use that of KUBECONFIG, run: make demo CLUSTER=current-context");
+    }
+}
+
 /// Applies the sample service on a cluster that runs the operator, makes 60 fetches, and prints how
 /// the backends shared them.
 pub async fn run(state: &State) -> Result<()> {
@@ -34,7 +40,7 @@ pub async fn run(state: &State) -> Result<()> {
     let onion = service.onion_address().await?;
     println!("\n{onion}\n\n{}", kubectl.run("get obs").await?);
 
-    let (clients, mut table) = (AtomicUsize::new(0), Table::new());
+    let (clients, mut table) = (AtomicUsize::new(0), FetchTable::new(FETCHES));
     let client = async || fresh_client(state, clients.fetch_add(1, Ordering::Relaxed)).await;
     let is_done = |spread: &Spread| spread.fetches() >= FETCHES;
     let spread = fetch_until(&service, client, is_done, |spread, last| table.show(spread, last)).await?;
@@ -48,10 +54,18 @@ pub async fn run(state: &State) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the service is published, and prints every change to its status meanwhile.
 async fn wait_published(service: &Service) -> Result<()> {
     const LIMIT: Duration = Duration::from_secs(180);
     let replicas = usize::try_from(service.api().get("web").await?.spec.backends.replicas)?;
+    let published = async {
+        service.wait_published(replicas, LIMIT).await?;
+        service.wait_condition("Ready", "True", LIMIT).await.map(drop)
+    };
+    showing_changes(service, published).await
+}
+
+/// Waits for something, and prints every change to the service's status meanwhile.
+pub(crate) async fn showing_changes(service: &Service, wait: impl Future<Output = Result<()>>) -> Result<()> {
     let start = Instant::now();
     let show = async {
         let mut shown = Vec::new();
@@ -65,10 +79,7 @@ async fn wait_published(service: &Service) -> Result<()> {
         }
     };
     tokio::select! {
-        done = async {
-            service.wait_published(replicas, LIMIT).await?;
-            service.wait_condition("Ready", "True", LIMIT).await
-        } => done.map(drop),
+        done = wait => done,
         () = show => Ok(()),
     }
 }
@@ -87,60 +98,6 @@ async fn leave_client(state: &State) -> Result<()> {
     let processes = Processes::open(state.dir())?;
     TorClient::fresh(&processes, "client", &dir, &torrc, Some(LASTING_SOCKS_PORT)).await?;
     Ok(())
-}
-
-/// A table of the fetches that each backend served. On a terminal, it is redrawn in place;
-/// elsewhere, each fetch prints a line, and the table follows at the end.
-struct Table {
-    is_live: bool,
-    lines: usize,
-    fetches: usize,
-}
-
-impl Table {
-    fn new() -> Self {
-        Self { is_live: std::io::stdout().is_terminal(), lines: 0, fetches: 0 }
-    }
-
-    fn show(&mut self, spread: &Spread, last: &str) -> Result<()> {
-        self.fetches += 1;
-        let mut out = std::io::stdout().lock();
-        let table = self.draw(spread)?;
-        if self.is_live {
-            if self.lines > 0 {
-                write!(out, "\x1b[{}A\x1b[J", self.lines)?;
-            }
-            writeln!(out, "{table}{last}")?;
-            self.lines = table.lines().count() + 1;
-        } else {
-            writeln!(out, "{:>2}/{FETCHES} {last}", self.fetches)?;
-            if self.fetches == FETCHES {
-                write!(out, "{table}")?;
-            }
-        }
-        Ok(out.flush()?)
-    }
-
-    fn draw(&self, spread: &Spread) -> Result<String> {
-        let all: u32 = spread.backends().values().map(|count| count.points).sum();
-        let mut text = format!(
-            "{}/{FETCHES} fetches, {} failed; stale points in the descriptor for {:.1} s at most\n\
-             {:<40} {:>8} {:>7} {:>9}\n",
-            self.fetches,
-            spread.failures(),
-            spread.longest_stale().as_secs_f64(),
-            "BACKEND",
-            "POINTS",
-            "SERVED",
-            "EXPECTED"
-        );
-        for (name, count) in spread.backends() {
-            let points = format!("{} of {all}", count.points);
-            let mark = if count.verdict() == Verdict::Unfair { "  not its share" } else { "" };
-            writeln!(text, "{name:<40} {points:>8} {:>7} {:>9.1}{mark}", count.served, count.expected)?;
-        }
-        Ok(text)
-    }
 }
 
 fn print_hints(state: &State, onion: &str) {

@@ -6,24 +6,32 @@ use anyhow::{Context as _, Result};
 
 use crate::command::{command, output};
 use crate::install::NAMESPACE;
+use crate::kubectl::Access;
 use crate::state::{State, source_tree};
 
-/// The `helm` command with the administrator's kubeconfig.
+/// The `helm` command for one namespace of one cluster.
 #[derive(Debug, Clone)]
 pub struct Helm {
     program: PathBuf,
-    kubeconfig: PathBuf,
-    /// A home folder for Helm, so that its cache is removed along with the cluster.
+    access: Access,
+    namespace: String,
+    /// The folder for Helm's own files, which is removed along with the cluster.
     home: PathBuf,
 }
 
 impl Helm {
-    /// Returns the `helm` command for the cluster in a state folder. Installs Helm if necessary.
+    /// Returns the `helm` command for the operator's namespace on the cluster in a state folder,
+    /// with the administrator's kubeconfig. Installs Helm if necessary.
     pub async fn open(state: &State) -> Result<Self> {
+        Self::of(Access::File(state.kubeconfig()), NAMESPACE, state.dir().join("helm")).await
+    }
+
+    /// Returns the `helm` command for a namespace of the cluster to which the credentials lead.
+    /// Installs Helm if necessary.
+    pub async fn of(access: Access, namespace: &str, home: PathBuf) -> Result<Self> {
         let script = source_tree().join("e2e/setup/helm.sh").display().to_string();
         let program = output(&mut command(&script, [] as [&str; 0])).await?;
-        let home = state.dir().join("helm");
-        Ok(Self { program: program.trim().into(), kubeconfig: state.kubeconfig(), home })
+        Ok(Self { program: program.trim().into(), access, namespace: namespace.to_owned(), home })
     }
 
     /// Returns the folder that contains the Helm program.
@@ -36,10 +44,18 @@ impl Helm {
         source_tree().join("charts/onionbalance-operator").display().to_string()
     }
 
-    /// Runs Helm in the operator's namespace and returns its standard output.
+    /// Runs Helm in the namespace and returns its standard output.
     pub async fn run(&self, arguments: &[&str]) -> Result<String> {
         let mut helm = command(&self.program.display().to_string(), arguments);
-        helm.args(["--namespace", NAMESPACE]).env("KUBECONFIG", &self.kubeconfig).env("HOME", &self.home);
+        helm.args(["--namespace", &self.namespace]);
+        for folder in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {
+            helm.env(folder, &self.home);
+        }
+        match &self.access {
+            Access::File(kubeconfig) => helm.env("KUBECONFIG", kubeconfig).env("HOME", &self.home),
+            // The user's kubeconfig may name programs that log in, and these need the real home.
+            Access::Context(context) => helm.args(["--kube-context", context]),
+        };
         output(&mut helm).await
     }
 }

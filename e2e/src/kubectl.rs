@@ -16,10 +16,20 @@ pub async fn kustomize(folder: &Path) -> Result<String> {
     output(command(program.trim(), ["kustomize"]).arg(folder)).await
 }
 
-/// The `kubectl` command with the administrator's kubeconfig.
+/// The credentials with which a program reaches a cluster.
+#[derive(Debug, Clone)]
+pub enum Access {
+    /// The current context of this kubeconfig.
+    File(PathBuf),
+    /// The context with this name in the user's own kubeconfig: the files that `KUBECONFIG` lists,
+    /// or else `~/.kube/config`.
+    Context(String),
+}
+
+/// The `kubectl` command for one cluster.
 #[derive(Debug, Clone)]
 pub struct Kubectl {
-    kubeconfig: PathBuf,
+    access: Access,
     /// The folder in which kubectl remembers the APIs of the server. In the shared folder in the
     /// home folder, kubectl would find the APIs of an earlier cluster, whose API server had the
     /// same address and possibly another version.
@@ -27,9 +37,15 @@ pub struct Kubectl {
 }
 
 impl Kubectl {
-    /// Returns the `kubectl` command for the cluster in a state folder.
+    /// Returns the `kubectl` command for the cluster in a state folder, with the administrator's
+    /// kubeconfig.
     pub fn new(state: &State) -> Self {
-        Self { kubeconfig: state.kubeconfig(), cache: state.kubernetes().join("kubectl-cache") }
+        Self { access: Access::File(state.kubeconfig()), cache: state.kubernetes().join("kubectl-cache") }
+    }
+
+    /// Returns the `kubectl` command for a context of the user's own kubeconfig.
+    pub fn of_context(context: &str, cache: PathBuf) -> Self {
+        Self { access: Access::Context(context.to_owned()), cache }
     }
 
     /// Runs kubectl and returns its standard output. `arguments` are separated by single spaces.
@@ -44,7 +60,11 @@ impl Kubectl {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("kubectl");
-        command.env("KUBECONFIG", &self.kubeconfig).arg("--cache-dir").arg(&self.cache).args(arguments);
+        match &self.access {
+            Access::File(kubeconfig) => command.env("KUBECONFIG", kubeconfig),
+            Access::Context(context) => command.args(["--context", context]),
+        };
+        command.arg("--cache-dir").arg(&self.cache).args(arguments);
         command
     }
 }

@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand, value_parser};
 use onionbalance_e2e::cluster::Cluster;
 use onionbalance_e2e::flood::{self, Part};
 use onionbalance_e2e::state::State;
-use onionbalance_e2e::{bringup, chaos, demo, dns, node};
+use onionbalance_e2e::{bringup, chaos, demo, dns, node, user_cluster};
 
 /// Runs a one-node Kubernetes cluster and a private Tor network on this machine, for the demo and
 /// the end-to-end tests
@@ -39,7 +39,22 @@ enum Command {
         operator: Option<PathBuf>,
     },
     /// Run `install`, then demonstrate a service with three backends
-    Demo,
+    ///
+    /// With `--cluster`, the demo runs on a cluster that is running already, in a namespace of its
+    /// own, and removes what it has created. There, it uses the public Tor network, unless the
+    /// cluster is the one of `e2e up`.
+    Demo {
+        /// The kubectl context of a running cluster, or `current-context`
+        #[arg(long, value_name = "CONTEXT")]
+        cluster: Option<String>,
+        /// The beginning of the images' names in a registry, as in `registry.example.org/onions`;
+        /// nothing is loaded into the nodes
+        #[arg(long, value_name = "PREFIX", requires = "cluster")]
+        images: Option<String>,
+        /// Leave everything on the running cluster
+        #[arg(long, requires = "cluster")]
+        keep: bool,
+    },
     /// Run `install`, then inject faults under load, one after another; fails if a figure misses
     /// its limit
     ///
@@ -94,7 +109,11 @@ enum Command {
         figures: Option<PathBuf>,
     },
     /// Stop and remove everything
-    Down,
+    Down {
+        /// Instead, remove the demo from the running cluster of this kubectl context
+        #[arg(long, value_name = "CONTEXT")]
+        cluster: Option<String>,
+    },
     /// Show which processes are running
     Status,
     /// Serve the cluster's DNS (`up` starts this inside the node)
@@ -129,7 +148,13 @@ async fn run(cli: Cli) -> Result<()> {
             bringup::up(&state).await?;
             onionbalance_e2e::install::load_images(&state, &operator).await.map(drop)
         }
-        Command::Demo => {
+        Command::Demo { cluster: Some(cluster), images, keep } => {
+            // With images in a registry, there may be no program on this machine.
+            let operator = if images.is_some() { PathBuf::new() } else { program(None)? };
+            user_cluster::demo(&state, &user_cluster::Options { cluster, images, keep }, &operator).await
+        }
+        Command::Demo { cluster: None, .. } => {
+            demo::mention_other_clusters();
             install(&state, None).await?;
             demo::run(&state).await
         }
@@ -151,7 +176,8 @@ async fn run(cli: Cli) -> Result<()> {
             let lasts = Duration::from_secs(seconds);
             flood::run(&flood::Options { parts: only, lasts, rate, figures }).await
         }
-        Command::Down => bringup::down(&state).await,
+        Command::Down { cluster: Some(cluster) } => user_cluster::down(&state, &cluster).await,
+        Command::Down { cluster: None } => bringup::down(&state).await,
         Command::Status => bringup::status(&state),
         Command::Dns => dns::serve(Cluster::open(&state)?.client().await?, node::BRIDGE_ADDRESS).await,
     }

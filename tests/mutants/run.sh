@@ -92,7 +92,7 @@ prepare() {
     unit) ;;
     api)
         e2e/setup/packages.sh cluster
-        KUBEBUILDER_ASSETS=$(e2e/setup/kubernetes.sh)
+        KUBEBUILDER_ASSETS=$(e2e/setup/kubernetes.sh kube-apiserver)
         export KUBEBUILDER_ASSETS
         ;;
     tor) e2e/setup/packages.sh tor ;;

@@ -24,7 +24,10 @@ const KEEPER: &str = r#"
 cd "$1" || exit 1
 openssl genrsa -out key.pem 2048 2>/dev/null || exit 1
 echo 'admin-token,admin,admin,system:masters' >tokens.csv
-etcd --data-dir etcd --listen-client-urls "http://127.0.0.1:$3" --advertise-client-urls "http://127.0.0.1:$3" \
+# Newer API servers need a newer etcd than Debian's.
+etcd=etcd
+[ ! -x "$5/etcd" ] || etcd=$5/etcd
+"$etcd" --data-dir etcd --listen-client-urls "http://127.0.0.1:$3" --advertise-client-urls "http://127.0.0.1:$3" \
     --listen-peer-urls "http://127.0.0.1:$4" --unsafe-no-fsync >etcd.log 2>&1 &
 etcd=$!
 cat >audit.yaml <<EOF
@@ -120,10 +123,10 @@ pub fn keep<'a>(script: &str, arguments: impl IntoIterator<Item = &'a OsStr>) ->
     keeper
 }
 
-/// Returns the folder that contains `kube-apiserver`: `KUBEBUILDER_ASSETS` if that is set,
-/// otherwise the folder that the setup script prints.
+/// Returns the folder that contains `kube-apiserver`, and perhaps an etcd: `KUBEBUILDER_ASSETS` if
+/// that is set, otherwise the folder that the setup script prints.
 pub fn programs() -> PathBuf {
-    if let Some(folder) = std::env::var_os("KUBEBUILDER_ASSETS") {
+    if let Some(folder) = std::env::var_os("KUBEBUILDER_ASSETS").filter(|folder| !folder.is_empty()) {
         return folder.into();
     }
     set_up("kubernetes.sh")

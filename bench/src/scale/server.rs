@@ -52,7 +52,9 @@ impl ApiServer {
             dir.join("tokens.csv"),
             format!("{ADMINISTRATOR},admin,admin,system:masters\n{OPERATOR},{OPERATOR_ACCOUNT},operator,{groups}\n"),
         )?;
-        let mut command = ending_with_us("etcd");
+        // Newer API servers need a newer etcd than Debian's.
+        let own = programs.join("etcd");
+        let mut command = ending_with_us(&if own.exists() { own.display().to_string() } else { "etcd".to_owned() });
         command.arg("--data-dir").arg(dir.join("etcd")).args(["--listen-client-urls", &etcd]);
         command.args(["--advertise-client-urls", &etcd, "--unsafe-no-fsync"]);
         command.args(["--listen-peer-urls", &format!("http://127.0.0.1:{peer}")]);

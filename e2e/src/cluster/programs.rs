@@ -42,7 +42,7 @@ impl Places<'_> {
         let data = self.kubernetes.join("etcd");
         program(
             "etcd",
-            "etcd",
+            &self.etcd_program(),
             [
                 format!("--data-dir={}", data.display()),
                 format!("--listen-client-urls={listen}"),
@@ -51,6 +51,13 @@ impl Places<'_> {
                 "--unsafe-no-fsync".to_owned(),
             ],
         )
+    }
+
+    /// Returns the path of the etcd that belongs to Kubernetes' programs, or else the name of
+    /// Debian's. Newer API servers need a newer etcd than Debian's.
+    fn etcd_program(&self) -> String {
+        let own = self.programs.join("etcd");
+        if own.exists() { own.display().to_string() } else { "etcd".to_owned() }
     }
 
     /// Returns the command line of the API server.
