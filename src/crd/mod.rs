@@ -17,11 +17,11 @@ mod schema;
 mod spec;
 mod status;
 #[cfg(test)]
-mod tests;
+pub mod tests;
 pub mod torrc;
 pub mod validate;
 
-pub use anonymity::{Anonymity, GuardMode, VanguardMode};
+pub use anonymity::{Anonymity, GuardMode, ServerLocation, VanguardMode};
 pub use circuit_limits::CircuitLimits;
 pub use guards::{GuardsProblem, GuardsProblemKind, GuardsStatus, VanguardsStatus};
 pub use probe::{AddressProbe, HttpProbe, ProbeResult, ProbeStatus};

@@ -133,7 +133,7 @@ fn the_schema_refuses_the_same_options_as_the_operator() {
 
 /// Returns true if tor accepts the operator's torrc for a component of a service with the given
 /// `spec.backends`. One of the service's ports has a PROXY header.
-fn tor_accepts(component: &str, backends: &Value) -> bool {
+fn tor_accepts(component: &str, backends: &Value, anonymity: &Value) -> bool {
     let folder = tempfile::tempdir().expect("could not create a temporary folder");
     for name in ["run/control", "run/hs", "run/forward", "data"] {
         let folder = folder.path().join(name);
@@ -151,7 +151,8 @@ fn tor_accepts(component: &str, backends: &Value) -> bool {
         idle_timeout_seconds: None,
         check: TargetCheck::default(),
     };
-    let service = Service { key: &key, ports: &[port(80, false), port(443, true)], backends, global: "NumCPUs 1" };
+    let ports = &[port(80, false), port(443, true)];
+    let service = Service { key: &key, ports, backends, anonymity, global: "NumCPUs 1" };
     let torrc = service.torrc(component, folder.path()).expect("could not render the torrc");
     let file = folder.path().join("torrc");
     fs::write(&file, &torrc).expect("could not write the torrc");
@@ -212,6 +213,14 @@ fn the_typical_lines_are_allowed() {
     assert!(!operator_refuses("backends", TYPICAL_LINES));
 }
 
+/// The operator refuses these lines in an exposed backend, because its tor would not start.
+#[test]
+fn a_tor_without_guards_accepts_no_entry_nodes() {
+    let lines = json!({"extraTorrc": "EntryNodes $0123456789012345678901234567890123456789"});
+    assert!(tor_accepts("backend", &lines, &json!({})));
+    assert!(!tor_accepts("backend", &lines, &json!({"serverLocation": "Exposed"})));
+}
+
 #[test]
 fn tor_accepts_the_operators_torrc() {
     let settings = |burst: u32| {
@@ -220,13 +229,16 @@ fn tor_accepts_the_operators_torrc() {
             "introDosDefense": {"ratePerSecond": 25, "burstPerSecond": burst},
         })
     };
+    let hidden = json!({});
     for open in [1, 16384] {
-        assert!(tor_accepts("backend", &json!({"circuitLimits": {"openStreams": open}})), "{open}");
+        assert!(tor_accepts("backend", &json!({"circuitLimits": {"openStreams": open}}), &hidden), "{open}");
     }
-    for component in ["backend", "frontend"] {
-        assert!(tor_accepts(component, &json!({})), "{component}");
-        assert!(tor_accepts(component, &settings(200)), "{component}");
+    for anonymity in [&hidden, &json!({"serverLocation": "Exposed"})] {
+        for component in ["backend", "frontend"] {
+            assert!(tor_accepts(component, &json!({}), anonymity), "{component} {anonymity}");
+            assert!(tor_accepts(component, &settings(200), anonymity), "{component} {anonymity}");
+        }
     }
     // tor evaluates the lines: a burst below the rate is invalid.
-    assert!(!tor_accepts("backend", &settings(24)));
+    assert!(!tor_accepts("backend", &settings(24), &hidden));
 }

@@ -210,12 +210,12 @@ fn the_operator_reads_every_variable() {
         },
         "tenants": {
             "refusedTargets": ["none"], "labelPrefixes": ["*"], "annotationPrefixes": ["*"], "priorityClasses": ["*"],
-            "runtimeClasses": ["*"], "tolerations": ["*"],
+            "runtimeClasses": ["*"], "tolerations": ["*"], "exposedLocations": true,
         },
         "log": {"format": "text"},
     }));
     let variables = container(&objects)["env"].as_array().unwrap();
-    assert_eq!(variables.len(), 19);
+    assert_eq!(variables.len(), 20);
     for variable in variables {
         let name = variable["name"].as_str().unwrap();
         assert!(source.contains(&format!("env = \"{name}\"")), "the operator does not read {name}");

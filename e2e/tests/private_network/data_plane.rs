@@ -73,6 +73,8 @@ pub struct Features {
     pub ports: Vec<ForwardedPort>,
     /// The service's `spec.backends`.
     pub backends: Value,
+    /// The service's `spec.anonymity`, as far as torrc lines express it.
+    pub anonymity: Value,
 }
 
 struct Backend {
@@ -191,7 +193,7 @@ impl DataPlane {
             key,
             kits: None,
             token,
-            features: Features { ports: Vec::new(), backends: json!({}) },
+            features: Features { ports: Vec::new(), backends: json!({}), anonymity: json!({}) },
             backends: Vec::new(),
             external: Vec::new(),
             relays: BTreeMap::new(),

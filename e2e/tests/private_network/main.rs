@@ -23,6 +23,7 @@ mod restricted;
 )]
 mod server;
 mod silent_hsdirs;
+mod single_hop;
 mod stock;
 mod target;
 mod vanguards;

@@ -20,7 +20,7 @@ use onionbalance_operator::onion::{ClientPublicKey, Kit, MasterKey, PeriodCalend
 use rustix::process::Signal;
 
 use super::render::Service;
-use super::{Backend, DataPlane};
+use super::{Backend, DataPlane, Features};
 use crate::target;
 
 /// One of the two time periods that a service publishes at a time.
@@ -250,7 +250,8 @@ HiddenServicePort 80 {target}
     fn torrc(&self, component: &str, dir: &Path, ports: &[ForwardedPort]) -> Result<String> {
         let key = &MasterKey::from_tor_secret_key_file(&fs::read(self.key.dir.join("hs_ed25519_secret_key"))?)?;
         let global = &format!("{}SafeLogging 0\n", self.network_torrc);
-        let service = Service { key, ports, backends: &self.features.backends, global };
+        let Features { backends, anonymity, .. } = &self.features;
+        let service = Service { key, ports, backends, anonymity, global };
         let torrc = service.torrc(component, dir)?;
         let lines = torrc.lines().filter(|line| !line.starts_with("MetricsPort"));
         Ok(lines.flat_map(|line| [line, "\n"]).collect())
