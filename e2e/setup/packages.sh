@@ -6,7 +6,7 @@
 #   packages.sh cluster    build tools, and everything for a one-node Kubernetes cluster and its images
 . "$(dirname "$0")/lib.sh"
 
-TOR="tor tor-geoipdb python3 python3-venv iproute2"
+TOR="tor tor-geoipdb obfs4proxy python3 python3-venv iproute2"
 CLUSTER="$TOR prometheus lua5.1 etcd-server containerd runc containernetworking-plugins iptables conntrack iputils-ping procps socat openssl curl
     tini golang-go golang-github-modern-go-reflect2-dev make gcc g++ libc6-dev rsync jq git ca-certificates systemd"
 

@@ -2,6 +2,7 @@
 //! validation. This layer does no IO.
 
 mod anonymity;
+mod bridge;
 mod circuit_limits;
 pub mod clients;
 mod guards;

@@ -71,6 +71,15 @@ fn rules_refuse(schema: &CompiledSchema, part: &str, lines: &str) -> bool {
 }
 
 /// Returns the options that are allowed in a part of the spec.
+/// Returns a value that is allowed for an option, if the option is.
+fn value_of(option: &str) -> &'static str {
+    match option {
+        "Bridge" => "192.0.2.1:443 0123456789012345678901234567890123456789",
+        "Log" => "notice stdout",
+        _ => "1",
+    }
+}
+
 fn allowed_in(part: &str) -> BTreeSet<String> {
     let place = if part == "backends" { Place::Backend } else { Place::Frontend };
     allowed(place).map(str::to_owned).collect()
@@ -103,7 +112,7 @@ fn refuses_every_other_option_and_every_abbreviation() {
             assert!(operator_refuses(part, &format!("{option} 1")), "{option}");
         }
         for option in allowed.iter().map(String::as_str) {
-            let value = if option == "Log" { "notice stdout" } else { "1" };
+            let value = value_of(option);
             assert!(!operator_refuses(part, &format!("{option} {value}")), "{option}");
         }
     }
@@ -123,7 +132,7 @@ fn the_schema_refuses_the_same_options_as_the_operator() {
     for option in options() {
         for part in ["backends", "frontend"] {
             // The rules do not check values.
-            let value = if option == "Log" { "notice stdout" } else { "1" };
+            let value = value_of(&option);
             for line in [format!("{option} {value}"), format!(" +{} {value}", option.to_lowercase())] {
                 assert_eq!(rules_refuse(&schema, part, &line), operator_refuses(part, &line), "{part}: {line}");
             }
@@ -169,6 +178,8 @@ const TYPICAL_LINES: &str = "
     AvoidDiskWrites 1
     BandwidthBurst 20 MBytes
     BandwidthRate 10 MBytes
+    Bridge 192.0.2.1:443 0123456789012345678901234567890123456789
+    Bridge obfs4 [2001:db8::1]:443 0123456789012345678901234567890123456789 cert=a/b+c iat-mode=0
     CircuitBuildTimeout 60
     CircuitPriorityHalflife 30
     CircuitsAvailableTimeout 1800
@@ -216,7 +227,8 @@ fn the_typical_lines_are_allowed() {
 /// The operator refuses these lines in an exposed backend, because its tor would not start.
 #[test]
 fn a_tor_without_guards_accepts_no_entry_nodes() {
-    let lines = json!({"extraTorrc": "EntryNodes $0123456789012345678901234567890123456789"});
+    let nodes = "0123456789012345678901234567890123456789,1234567890123456789012345678901234567890";
+    let lines = json!({ "extraTorrc": format!("EntryNodes {nodes}") });
     assert!(tor_accepts("backend", &lines, &json!({})));
     assert!(!tor_accepts("backend", &lines, &json!({"serverLocation": "Exposed"})));
 }

@@ -173,6 +173,15 @@ fn settings_reach_the_operators_environment() {
     assert_eq!(the(&objects, "Deployment")["spec"]["replicas"], 0);
 }
 
+#[test]
+fn lines_for_every_tor_can_come_from_a_secret() {
+    let objects = checked(json!({"torExtraConfigSecret": {"name": "bridges"}}));
+    let variables = container(&objects)["env"].as_array().unwrap();
+    let found: Vec<_> = variables.iter().filter(|variable| variable["name"] == "TOR_EXTRA_CONFIG").collect();
+    let secret = json!({"secretKeyRef": {"name": "bridges", "key": "torrc"}});
+    assert_eq!(found, [&json!({"name": "TOR_EXTRA_CONFIG", "valueFrom": secret})]);
+}
+
 /// Checks that the schema accepts every field that the operator accepts, and that the operator can
 /// parse the rendered result.
 #[test]

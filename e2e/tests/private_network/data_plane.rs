@@ -62,6 +62,8 @@ pub struct DataPlane {
     probes: bool,
     /// True if all pods mount the Secret with the vanguards.
     shares_vanguards: bool,
+    /// The torrc lines with which the service's tors use a bridge. Empty if they use none.
+    bridge: String,
     clients: AtomicU32,
     frontends: AtomicU32,
     dir: Option<TempDir>,
@@ -100,6 +102,15 @@ impl DataPlane {
     /// number of backends, and a frontend.
     pub async fn start_on(relays: u16, backends: usize) -> Result<Self> {
         Self::bring_up(relays, backends, 0).await
+    }
+
+    /// Starts the default network, a bridge with the transport obfs4 that is not in the consensus,
+    /// the given number of backends, and a frontend. All tors of the service use the bridge.
+    pub async fn start_behind_a_bridge(backends: usize) -> Result<Self> {
+        let mut plane = Self::network(RELAYS).await?;
+        plane.bridge = plane.start_bridge().await?;
+        plane.serve(backends, 0).await?;
+        Ok(plane)
     }
 
     /// Starts the default network and one backend for each of the given pod UIDs, but no frontend.
@@ -200,6 +211,7 @@ impl DataPlane {
             metrics: String::new(),
             probes: false,
             shares_vanguards: false,
+            bridge: String::new(),
             clients: AtomicU32::new(0),
             frontends: AtomicU32::new(0),
             dir: Some(dir),

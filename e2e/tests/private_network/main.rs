@@ -2,6 +2,7 @@
 //! processes on a private Tor network.
 
 mod backend_options;
+mod bridges;
 mod circuits;
 mod data_plane;
 mod delegated;

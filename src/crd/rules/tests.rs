@@ -29,9 +29,9 @@ fn refusals(schema: &CompiledSchema, object: &Value) -> Vec<(String, String)> {
 
 /// Works like [`refusals`], for an object that replaces another one.
 fn refusals_after(schema: &CompiledSchema, before: Option<&Value>, object: &Value) -> Vec<(String, String)> {
-    let mut object = object.clone();
-    drop_nulls(&mut object);
-    let errors = Validator::new().validate_compiled(schema, &object, before).err();
+    let [mut object, mut before] = [Some(object), before].map(Option::<&Value>::cloned);
+    [&mut object, &mut before].into_iter().flatten().for_each(drop_nulls);
+    let errors = Validator::new().validate_compiled(schema, &object.unwrap_or_default(), before.as_ref()).err();
     let errors = errors.into_iter().flatten();
     errors.map(|error| (error.to_string(), format!("{} {}", without_indices(&error.field_path), error.rule))).collect()
 }

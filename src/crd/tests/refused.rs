@@ -126,7 +126,6 @@ pub fn allowed() -> Vec<Value> {
         spec(json!({"backends": {"introDosDefense": null, "extraTorrc": torrc, "template": template}})),
         spec(json!({"anonymity": {"serverLocation": "Exposed"}, "frontend": {"extraTorrc": "UseBridges 1"}})),
         spec(json!({"anonymity": {"serverLocation": "Hidden"}, "backends": {"extraTorrc": "EntryNodes $AB"}})),
-        spec(json!({"anonymity": {"serverLocation": null}})),
         spec(json!({"backends": {"circuitLimits": {}}})),
         spec(
             json!({"backends": {"circuitLimits": {"openStreams": 1, "streamsPerSecond": 5, "streamBurst": 5, "bytesPerSecond": 16384}}}),

@@ -152,7 +152,6 @@ mod tests {
             let mut observed = healthy();
             observed.object = with(&observed.object, "status/guards", guards(20, 0, 2));
             observed.object = with(&observed.object, path, value);
-            observed.last = None;
             let (_, status) = concluded(&observed);
             assert!(!status.conditions.iter().any(|condition| condition.type_ == "GuardsShared"), "{path}");
         }

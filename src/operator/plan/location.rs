@@ -52,7 +52,7 @@ mod tests {
     use super::*;
     use crate::crd::tests::refused::{RefusedChange, changed as with_change, refused_changes};
     use crate::operator::children::tests::support::{Fixture, environment, object};
-    use crate::operator::plan::tests::support::{Server, concluded, condition, fresh, from, healthy, with};
+    use crate::operator::plan::tests::support::{Server, concluded, condition, from, healthy, with};
     use crate::operator::plan::{Last, LastObjects};
     use crate::operator::policy::ObjectPolicy;
 
@@ -111,7 +111,8 @@ mod tests {
         environment.settings.tor_extra_config = String::new();
         let environment = Arc::new(environment);
         let service = |location: &str| object(&json!({"anonymity": {"serverLocation": location}})).into();
-        server.run(Observed { object: service("Exposed"), environment: environment.clone(), ..fresh() });
+        let new = Observed { owned: None, last: None, backends: None, ..healthy() };
+        server.run(Observed { object: service("Exposed"), environment: environment.clone(), ..new });
         let torrc = |server: &Server| server.manifests["ConfigMap web-backend"]["data"]["torrc"].to_string();
         let exposed = torrc(&server);
         assert!(exposed.contains("HiddenServiceSingleHopMode 1"), "{exposed}");
