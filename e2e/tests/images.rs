@@ -157,11 +157,10 @@ impl Image {
             let is_writable = !mode.starts_with('l') && mode.as_bytes().get(8) == Some(&b'w');
             ensure!(!is_writable && !mode.contains(['s', 't']), "{path} has the mode {mode}");
         }
-        let is_loader = |path: &str| path.starts_with("lib") && path.contains("/ld-linux");
-        let (loaders, others): (Vec<_>, Vec<_>) = programs.iter().partition(|path| is_loader(path));
         let wanted: BTreeSet<&str> = [expected.program].into_iter().chain(expected.helper).collect();
+        let others: BTreeSet<&str> = programs.iter().copied().filter(|path| !is_loader(path)).collect();
         ensure!(
-            loaders.len() == 1 && others.len() == wanted.len() && BTreeSet::from_iter(others) == wanted,
+            others == wanted && programs.len() == wanted.len() + 1,
             "the image {} has these programs: {programs:?}",
             expected.name
         );
@@ -220,6 +219,11 @@ impl Image {
         ensure!(debian.contains("ca-certificates") == is_ours && debian.contains("tor") != is_ours, "{debian:?}");
         Ok(())
     }
+}
+
+/// Returns true if a file is the dynamic loader.
+fn is_loader(path: &str) -> bool {
+    path.starts_with("lib") && path.contains("/ld-linux")
 }
 
 /// Returns true if an image may contain this file, which is not a program.

@@ -24,20 +24,20 @@ async fn scenario(plane: &DataPlane) -> Result<()> {
     let all: BTreeSet<usize> = (0..BACKENDS).collect();
     all_points_are_published(plane, &all).await?;
     ensure!(serving_backends(plane, &all).await? == all, "each backend must serve");
+    let bridge = plane.bridge_fingerprint().context("the service has no bridge")?;
     for backend in 0..BACKENDS {
-        only_the_bridge_is_connected(plane.backend_control(backend).await?).await?;
+        only_the_bridge_is_connected(plane.backend_control(backend).await?, bridge).await?;
     }
-    only_the_bridge_is_connected(plane.frontend_control().await?).await?;
+    only_the_bridge_is_connected(plane.frontend_control().await?, bridge).await?;
     plane.no_secret_is_in_a_log()
 }
 
-/// Checks the connections of a tor to relays. The network's other relays have other nicknames.
-async fn only_the_bridge_is_connected(mut tor: Control) -> Result<()> {
+/// Checks that all connections of a tor to relays lead to the bridge.
+async fn only_the_bridge_is_connected(mut tor: Control, bridge: &str) -> Result<()> {
     let reply = tor.ask("GETINFO orconn-status").await?.context("tor rejects GETINFO")?;
-    let is_entry = |line: &&String| line.contains('$');
-    let connections: Vec<&String> = reply.iter().filter(is_entry).collect();
-    let to_bridge = |line: &&String| line.contains("~bridge ") || line.contains("=bridge ");
-    let others: Vec<_> = connections.iter().filter(|line| !to_bridge(line)).collect();
+    let lines = reply.iter().map(|line| line.trim_start_matches("orconn-status="));
+    let connections: Vec<&str> = lines.filter(|line| !line.is_empty() && *line != "OK").collect();
+    let others: Vec<&str> = connections.iter().copied().filter(|line| !line.contains(bridge)).collect();
     ensure!(!connections.is_empty() && others.is_empty(), "these connections lead around the bridge: {others:?}");
     Ok(())
 }

@@ -352,6 +352,12 @@ impl DataPlane {
         figure(&address, &format!("onionbalance_agent_{name}")).await
     }
 
+    /// Returns the fingerprint of the bridge that the service's tors use, if they use one.
+    pub fn bridge_fingerprint(&self) -> Option<&str> {
+        let line = self.bridge.lines().find_map(|line| line.strip_prefix("Bridge obfs4 "))?;
+        line.split(' ').nth(1)
+    }
+
     /// Returns the agents' token.
     pub fn token(&self) -> &AgentToken {
         &self.token
