@@ -6,10 +6,14 @@
 //! `tests/operator_api_server/crd_server` checks a real API server with CEL.
 
 // `tests/operator_api_server` includes this file from another folder.
+#[path = "refused_location.rs"]
+mod location;
 #[path = "refused_torrc.rs"]
 mod torrc;
 
 use serde_json::{Value, json};
+
+pub use self::location::{RefusedChange, refused_changes};
 
 /// An invalid object, and the errors that it is expected to cause.
 pub struct Refused {
@@ -124,9 +128,7 @@ pub fn allowed() -> Vec<Value> {
         spec(json!({"masterKey": {"secretName": null, "onionAddress": EXTERNAL.strip_suffix(".onion")}})),
         spec(json!({"backends": {"replicas": 0, "introductionPoints": 20, "introDosDefense": {"burstPerSecond": 25}}})),
         spec(json!({"backends": {"introDosDefense": null, "extraTorrc": torrc, "template": template}})),
-        spec(json!({"anonymity": {"serverLocation": "Exposed"}, "frontend": {"extraTorrc": "UseBridges 1"}})),
-        spec(json!({"anonymity": {"serverLocation": "Hidden"}, "backends": {"extraTorrc": "EntryNodes $AB"}})),
-        spec(json!({"backends": {"circuitLimits": {}}})),
+        spec(json!({"backends": {"circuitLimits": {}, "extraTorrc": "EntryNodes $AB"}})),
         spec(
             json!({"backends": {"circuitLimits": {"openStreams": 1, "streamsPerSecond": 5, "streamBurst": 5, "bytesPerSecond": 16384}}}),
         ),
@@ -147,7 +149,7 @@ pub fn allowed() -> Vec<Value> {
         spec(json!({"externalBackends": [{"onionAddress": EXTERNAL}]})),
         spec(json!({"externalBackends": [{"onionAddress": EXTERNAL, "maxIntroductionPoints": 1}]})),
         spec(json!({"externalBackends": [{"onionAddress": EXTERNAL, "maxIntroductionPoints": 20}]})),
-        spec(json!({"restrictedDiscovery": null})),
+        spec(json!({"restrictedDiscovery": null, "anonymity": {"serverLocation": "Exposed"}})),
         spec(json!({"restrictedDiscovery": {"secretName": "clients", "clients": [
             {"name": "a", "publicKey": KEYS[0]}, {"name": "b b", "publicKey": KEYS[1].to_lowercase().replace(':', " : ")},
         ]}})),
@@ -160,6 +162,7 @@ pub fn refused() -> Vec<Refused> {
     all.extend(health_checks());
     all.extend(targets());
     all.extend(keys());
+    all.extend(location::rows());
     all.extend(backends());
     all.extend(circuit_limits());
     all.extend(probes());
@@ -328,16 +331,6 @@ fn keys() -> Vec<Refused> {
         Refused::spec(json!({"anonymity": {"guards": "PerPod", "guardsInUse": 2}})).both(
             "spec.anonymity.guardsInUse: must be 1 unless guards is Shared, because each pod then uses a guard of its own",
         ),
-        Refused::spec(json!({"anonymity": {"serverLocation": "exposed"}})).schema("spec.anonymity.serverLocation"),
-        exposed(json!({"guardsInUse": 2})).both(
-            "spec.anonymity.guardsInUse: must be 1 if serverLocation is Exposed, because the backends then use no guards",
-        ),
-        exposed(json!({"vanguards": "Full"})).both(
-            "spec.anonymity.vanguards: must be Lite if serverLocation is Exposed, because the circuits of the backends then \
-             have a single hop",
-        ),
-        exposed_with("NumCPUs 1\n +usebridges\t1", "UseBridges"),
-        exposed_with("EntryNodes $AB#x", "EntryNodes"),
         contradicted("backends", "NumCPUs 1\n  hslayer2nodes $AB"),
         contradicted("frontend", "+HSLayer2Nodes $AB#x"),
         external(&[EXTERNAL, "x"]).both(format!("spec.externalBackends[1].onionAddress: {form}")),
@@ -552,47 +545,6 @@ fn clients() -> Vec<Refused> {
             .rule(form),
         clients(&[("a", &format!("{}{}", KEYS[0], " ".repeat(60)))])
             .schema("spec.restrictedDiscovery.clients.publicKey"),
-    ]
-}
-
-/// Returns an object whose location is not hidden, with more settings in `spec.anonymity`.
-fn exposed(mut anonymity: Value) -> Refused {
-    anonymity["serverLocation"] = json!("Exposed");
-    Refused::spec(json!({ "anonymity": anonymity }))
-}
-
-/// Returns an object whose location is not hidden, with torrc lines that choose entry relays.
-fn exposed_with(lines: &str, option: &str) -> Refused {
-    Refused::spec(json!({"anonymity": {"serverLocation": "Exposed"}, "backends": {"extraTorrc": lines}})).operator(format!(
-        "spec.backends.extraTorrc: \"{option}\" cannot be combined with serverLocation: Exposed, because the backends then \
-         connect to introduction points directly; remove the line"
-    ))
-}
-
-/// A change of a valid object to another valid object that is refused because of the difference.
-pub struct RefusedChange {
-    /// The change that is merged into [`good`] to obtain the first object.
-    pub before: Value,
-    /// The change that is merged into [`good`] to obtain the second object.
-    pub after: Value,
-    /// The message of the operator and of the CEL rule that rejects the second object.
-    pub says: &'static str,
-}
-
-/// Returns one row for each way to change a field that cannot be changed.
-pub fn refused_changes() -> Vec<RefusedChange> {
-    let says = "spec.anonymity.serverLocation: cannot be changed: what was exposed once is not hidden afterwards, and an \
-                edit must not expose what is hidden; create another object, with another master key";
-    let location = |location: &str| json!({"spec": {"anonymity": {"serverLocation": location}}});
-    let other = json!({"spec": {"anonymity": {"guards": "PerPod"}}});
-    let row = |before: Value, after: Value| RefusedChange { before, after, says };
-    vec![
-        row(location("Hidden"), location("Exposed")),
-        row(location("Exposed"), location("Hidden")),
-        row(json!({}), location("Exposed")),
-        row(location("Exposed"), json!({})),
-        row(other.clone(), location("Exposed")),
-        row(location("Exposed"), other),
     ]
 }
 
