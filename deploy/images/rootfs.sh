@@ -2,10 +2,11 @@
 # Creates the file system of an image: one program, the libraries that the program needs, and no
 # other program, not even a shell. The libraries come from a Debian system. The image also records,
 # in the places where scanners look, which Debian packages its files come from.
-#   rootfs.sh [--certificates] SYSTEM PROGRAM TARGET MODE OUT
+#   rootfs.sh [--certificates] [--helper HELPER] SYSTEM PROGRAM TARGET MODE OUT
 # SYSTEM is the folder of the Debian system (/ for this machine's own). PROGRAM is the program's
 # file, which may be outside SYSTEM. TARGET and MODE are its path and its mode in the image. OUT is
 # the folder to create. --certificates adds the certificates of the public certificate authorities.
+# --helper adds a program of the system that PROGRAM starts. HELPER is its path in SYSTEM and in OUT.
 #
 # The Dockerfiles in this folder and e2e/setup/images.sh use this script. It needs binutils.
 set -euo pipefail
@@ -24,7 +25,12 @@ if [ "${1:-}" = --certificates ]; then
     certificates=yes
     shift
 fi
-[ $# = 5 ] || fail "usage: rootfs.sh [--certificates] SYSTEM PROGRAM TARGET MODE OUT"
+helper=
+if [ "${1:-}" = --helper ]; then
+    helper=${2:?path of the helper is missing}
+    shift 2
+fi
+[ $# = 5 ] || fail "usage: rootfs.sh [--certificates] [--helper HELPER] SYSTEM PROGRAM TARGET MODE OUT"
 system=${1%/} program=$2 target=$3 mode=$4 out=$5
 [ -f "$program" ] || fail "there is no program $program"
 [ ! -e "$out" ] || fail "$out exists already"
@@ -121,6 +127,11 @@ if [ -n "$interpreter" ]; then
     add_libraries "$program"
     # The C library loads this one by itself when a thread ends early.
     add_library libgcc_s.so.1
+fi
+
+if [ -n "$helper" ]; then
+    put "$helper" "$helper" 0755
+    add_libraries "$out$helper"
 fi
 
 put /usr/lib/os-release /usr/lib/os-release 0644

@@ -69,6 +69,7 @@ def decode(text, address):
         "revision_counter": descriptor.revision_counter,
         "lifetime_minutes": descriptor.lifetime,
         "bytes": len(text),
+        "single_onion_service": inner.is_single_service,
         "points": [point(p) for p in inner.introduction_points],
     }
 

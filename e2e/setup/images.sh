@@ -4,6 +4,7 @@
 # but not installed, so none of their scripts run. Equal programs and packages make equal images.
 #   images.sh pause          builds localhost/pause:dev, which holds a pod's namespaces
 #   images.sh tor            builds localhost/onionbalance-tor:dev
+#   images.sh tor-obfs4      builds localhost/onionbalance-tor-obfs4:dev, tor with a pluggable transport
 #   images.sh operator BIN   builds localhost/onionbalance-operator:dev with the program BIN
 #   images.sh sample         builds localhost/onionbalance-sample:dev, a web server with one page
 #   images.sh all BIN        builds the tor, operator and sample images
@@ -11,7 +12,7 @@
 #   OB_ARCHITECTURE=NAME     Debian's name of the images' architecture, if it is not this machine's
 # Writes NAME.tar, an archive that containerd, Docker and Podman can load; NAME.digest, the digest of
 # the image in the archive; and NAME.spdx.json, the list of the image's content (SBOM). Prints the
-# paths of the archives. NAME is tor, onionbalance-operator or sample. The archive of the pause image
+# paths of the archives. NAME is tor, tor-obfs4, onionbalance-operator or sample. The archive of the pause image
 # is in the cache. deploy/images/ has Dockerfiles of the same images.
 . "$(dirname "$0")/lib.sh"
 # Without this, a function that runs in $(…) would continue after an error.
@@ -214,6 +215,14 @@ tor() {
     list tor localhost/onionbalance-tor "$version" "$folder"
 }
 
+tor_obfs4() {
+    local folder=$1 version
+    version=$(version_of "$folder" tor)
+    "$ROOTFS" --helper /usr/bin/obfs4proxy "$folder/system" "$folder/system/usr/bin/tor" /usr/bin/tor 0755 "$work/root"
+    pack tor-obfs4 localhost/onionbalance-tor-obfs4 "$version" '["/usr/bin/tor"]'
+    list tor-obfs4 localhost/onionbalance-tor-obfs4 "$version" "$folder"
+}
+
 operator() {
     local folder=$1 program=$2 version
     version=$(sed -n '/^\[workspace.package\]/,/^$/s/^version = "\(.*\)"/\1/p' "$TREE/Cargo.toml")
@@ -263,6 +272,10 @@ tor)
     folder=$(debian tor tor)
     unless_current tor "$folder" tor "$folder"
     ;;
+tor-obfs4)
+    folder=$(debian obfs4-tor tor obfs4proxy)
+    unless_current tor-obfs4 "$folder" tor_obfs4 "$folder"
+    ;;
 operator)
     program=${2:?path of the operator program is missing}
     folder=$(debian operator ca-certificates libc6 libgcc-s1)
@@ -273,5 +286,5 @@ sample)
     page=$TREE/e2e/setup/sample/index.cgi
     unless_current sample "$folder $(sha256sum <"$page")" sample "$folder" "$page"
     ;;
-*) fail "usage: images.sh pause|tor|operator PROGRAM|sample|all PROGRAM" ;;
+*) fail "usage: images.sh pause|tor|tor-obfs4|operator PROGRAM|sample|all PROGRAM" ;;
 esac

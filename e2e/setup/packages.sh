@@ -8,7 +8,7 @@
 #   packages.sh client     tor, and what the demo needs on a cluster that exists already
 . "$(dirname "$0")/lib.sh"
 
-TOR="tor tor-geoipdb python3 python3-venv iproute2"
+TOR="tor tor-geoipdb obfs4proxy python3 python3-venv iproute2"
 DEMO="$TOR etcd-server containerd runc containernetworking-plugins iptables conntrack procps socat openssl curl
     tini golang-go golang-github-modern-go-reflect2-dev make gcc libc6-dev jq ca-certificates"
 CLUSTER="$DEMO prometheus lua5.1 iputils-ping g++ git systemd"

@@ -24,6 +24,8 @@ pub struct Descriptor {
     pub lifetime_minutes: u64,
     /// The length of the descriptor's text in bytes.
     pub bytes: usize,
+    /// True if the descriptor says that the location of the servers is not hidden.
+    pub single_onion_service: bool,
     /// The introduction points in the order in which the descriptor lists them.
     pub points: Vec<Point>,
 }

@@ -1,6 +1,7 @@
-//! Checks the images that `make images` builds: they contain one program each and no shell, their
-//! lists of content are complete, and two builds yield the same images. These tests are part of
-//! `make test-e2e`. They need root, because they start each program in its image's file system.
+//! Checks the images that `make images` builds, and tor's image with a pluggable transport: they
+//! contain one program each (the last one two) and no shell, their lists of content are complete,
+//! and two builds yield the same images. These tests are part of `make test-e2e`. They need root,
+//! because they start each program in its image's file system.
 
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
@@ -17,24 +18,30 @@ use tempfile::TempDir;
 struct Expected {
     /// The name of the image's files.
     name: &'static str,
-    /// The path of the only program.
+    /// The path of the program.
     program: &'static str,
+    /// The path of another program, which the first one starts. Most images have none.
+    helper: Option<&'static str>,
     /// The mode of the program, as `tar` shows it.
     mode: &'static str,
     /// The beginning of the line with the program's version.
     version: &'static str,
 }
 
-const TOR: Expected = Expected { name: "tor", program: "usr/bin/tor", mode: "-rwxr-xr-x", version: "Tor version " };
+const TOR: Expected =
+    Expected { name: "tor", program: "usr/bin/tor", helper: None, mode: "-rwxr-xr-x", version: "Tor version " };
+/// The variant for bridges.
+const TOR_OBFS4: Expected = Expected { name: "tor-obfs4", helper: Some("usr/bin/obfs4proxy"), ..TOR };
 /// Its program is not readable for its user, so that the kernel hides the program's processes.
 const OPERATOR: Expected = Expected {
     name: "onionbalance-operator",
     program: "usr/local/bin/onionbalance-operator",
+    helper: None,
     mode: "-rwx--x--x",
     version: "onionbalance-operator ",
 };
 
-/// Builds both images into a new folder, as `make images` does, in an environment of their own.
+/// Builds the images into a new folder, as `make images` does, in an environment of their own.
 async fn build(umask: &str, variables: &[(&str, &str)]) -> Result<TempDir> {
     let folder = tempfile::tempdir()?;
     let script = source_tree().join("e2e/setup/images.sh").display().to_string();
@@ -44,7 +51,7 @@ async fn build(umask: &str, variables: &[(&str, &str)]) -> Result<TempDir> {
         .with_context(|| format!("could not find {}; run cargo build --workspace --bins", program.display()))?
         .display()
         .to_string();
-    for arguments in [&["tor"][..], &["operator", &program]] {
+    for arguments in [&["tor"][..], &["tor-obfs4"], &["operator", &program]] {
         let mut images = command("sh", ["-c", r#"umask "$0"; exec "$@""#, umask, &script]);
         images.args(arguments).env("OB_IMAGES", folder.path()).envs(variables.iter().copied());
         output(&mut images).await?;
@@ -56,7 +63,7 @@ async fn build(umask: &str, variables: &[(&str, &str)]) -> Result<TempDir> {
 async fn two_builds_yield_the_same_images() -> Result<()> {
     let first = build("022", &[("TZ", "UTC"), ("LC_ALL", "C.UTF-8")]).await?;
     let second = build("077", &[("TZ", "Pacific/Auckland"), ("LC_ALL", "C")]).await?;
-    for image in [TOR, OPERATOR] {
+    for image in [TOR, TOR_OBFS4, OPERATOR] {
         for kind in ["tar", "digest", "spdx.json"] {
             let [first, second] =
                 [&first, &second].map(|folder| fs::read(folder.path().join(image.name).with_extension(kind)));
@@ -69,7 +76,7 @@ async fn two_builds_yield_the_same_images() -> Result<()> {
 #[tokio::test]
 async fn each_image_contains_one_program_and_what_its_list_names() -> Result<()> {
     let images = build("022", &[]).await?;
-    for expected in [TOR, OPERATOR] {
+    for expected in [TOR, TOR_OBFS4, OPERATOR] {
         let image = Image::unpack(images.path(), &expected).await?;
         image.check_entries(&expected)?;
         let version = image.start(&expected).await?;
@@ -133,7 +140,7 @@ impl Image {
         self.folder.path().join("root")
     }
 
-    /// Checks that the program and the dynamic loader are the only files that can be run, that
+    /// Checks that the programs and the dynamic loader are the only files that can be run, that
     /// every other file is of a kind that the image needs, and that no entry depends on the build.
     fn check_entries(&self, expected: &Expected) -> Result<()> {
         let mut programs = Vec::new();
@@ -150,12 +157,10 @@ impl Image {
             let is_writable = !mode.starts_with('l') && mode.as_bytes().get(8) == Some(&b'w');
             ensure!(!is_writable && !mode.contains(['s', 't']), "{path} has the mode {mode}");
         }
-        let [loader, program] = programs[..] else {
-            anyhow::bail!("the image {} has these programs: {programs:?}", expected.name);
-        };
-        let is_loader = loader.starts_with("lib") && loader.contains("/ld-linux");
+        let wanted: BTreeSet<&str> = [expected.program].into_iter().chain(expected.helper).collect();
+        let others: BTreeSet<&str> = programs.iter().copied().filter(|path| !is_loader(path)).collect();
         ensure!(
-            is_loader && program == expected.program,
+            others == wanted && programs.len() == wanted.len() + 1,
             "the image {} has these programs: {programs:?}",
             expected.name
         );
@@ -168,6 +173,12 @@ impl Image {
         let mut program = command("chroot", ["--userspec=65532:65532"]);
         program.arg(self.root()).arg(format!("/{}", expected.program)).arg("--version");
         let printed = output(&mut program).await?;
+        if let Some(helper) = expected.helper {
+            let mut helper_program = command("chroot", ["--userspec=65532:65532"]);
+            let printed = output(helper_program.arg(self.root()).arg(format!("/{helper}")).arg("--version")).await?;
+            let name = helper.rsplit('/').next().unwrap_or(helper);
+            ensure!(printed.starts_with(name), "unexpected output {printed:?} of {helper}");
+        }
         let version = printed.lines().find_map(|line| line.strip_prefix(expected.version));
         // The programs of a release also name their commit.
         let version = version.and_then(|version| version.split(' ').next());
@@ -210,6 +221,11 @@ impl Image {
         ensure!(debian.contains("ca-certificates") == is_ours && debian.contains("tor") != is_ours, "{debian:?}");
         Ok(())
     }
+}
+
+/// Returns true if a file is the dynamic loader.
+fn is_loader(path: &str) -> bool {
+    path.starts_with("lib") && path.contains("/ld-linux")
 }
 
 /// Returns true if an image may contain this file, which is not a program.

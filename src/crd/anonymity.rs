@@ -32,11 +32,22 @@ pub struct Anonymity {
     /// line may set `HSLayer2Nodes`, `HSLayer3Nodes` or `ExcludeNodes` with `Full`. A change
     /// replaces the pods.
     pub vanguards: VanguardMode,
+    /// Controls whether Tor hides where the servers are. With `Exposed`, the service is NOT
+    /// ANONYMOUS: the backends connect directly to introduction points and rendezvous points, so
+    /// everyone can find out the addresses of the cluster's nodes. Connections are faster, and the
+    /// clients stay anonymous. The administrator must allow `Exposed`
+    /// (`--allow-exposed-locations`). This field cannot be changed.
+    pub server_location: ServerLocation,
 }
 
 impl Default for Anonymity {
     fn default() -> Self {
-        Self { guards: GuardMode::default(), guards_in_use: 1, vanguards: VanguardMode::default() }
+        Self {
+            guards: GuardMode::default(),
+            guards_in_use: 1,
+            vanguards: VanguardMode::default(),
+            server_location: ServerLocation::default(),
+        }
     }
 }
 
@@ -58,4 +69,15 @@ pub enum GuardMode {
     Shared,
     /// Each pod chooses its own guards.
     PerPod,
+}
+
+/// Controls whether Tor hides where the servers of a service are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ServerLocation {
+    /// The backends are as anonymous as ordinary onion services.
+    #[default]
+    Hidden,
+    /// The backends are single onion services: their circuits have a single hop, so everyone can
+    /// find out where they are.
+    Exposed,
 }

@@ -12,6 +12,15 @@ pub(super) const DELEGATED: &str = "requires spec.masterKey.secretName, which na
 /// The error message for several guards in use that the pods do not share.
 pub(super) const GUARDS_IN_USE: &str =
     "must be 1 unless guards is Shared, because each pod then uses a guard of its own";
+/// The error message for several guards in use by backends that use no guards.
+pub(super) const GUARDS_OF_EXPOSED: &str =
+    "must be 1 if serverLocation is Exposed, because the backends then use no guards";
+/// The error message for full vanguards of a service whose location is not hidden.
+pub(super) const VANGUARDS_OF_EXPOSED: &str =
+    "must be Lite if serverLocation is Exposed, because the circuits of the backends then have a single hop";
+/// The error message for a change of the location of the servers.
+pub(super) const LOCATION_CHANGED: &str = "cannot be changed: what was exposed once is not hidden afterwards, and an edit must \
+     not expose what is hidden; create another object, with another master key";
 /// The error message for a malformed Service name.
 pub(super) const SERVICE_NAME: &str = "is not a valid Service name; use lower-case letters, digits and \"-\". For a \
      Service in another namespace, set target.address to NAME.NAMESPACE.svc:PORT instead";

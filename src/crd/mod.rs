@@ -2,6 +2,7 @@
 //! validation. This layer does no IO.
 
 mod anonymity;
+mod bridge;
 mod circuit_limits;
 pub mod clients;
 mod guards;
@@ -17,11 +18,11 @@ mod schema;
 mod spec;
 mod status;
 #[cfg(test)]
-mod tests;
+pub mod tests;
 pub mod torrc;
 pub mod validate;
 
-pub use anonymity::{Anonymity, GuardMode, VanguardMode};
+pub use anonymity::{Anonymity, GuardMode, ServerLocation, VanguardMode};
 pub use circuit_limits::CircuitLimits;
 pub use guards::{GuardsProblem, GuardsProblemKind, GuardsStatus, VanguardsStatus};
 pub use probe::{AddressProbe, HttpProbe, ProbeResult, ProbeStatus};

@@ -22,6 +22,9 @@ pub enum ConditionType {
     Reachable,
     /// All pods enter the Tor network through the shared guards, and nobody else has changed them.
     GuardsShared,
+    /// Tor does not hide the location of the servers, because the object says so. This condition
+    /// exists only while it is True.
+    LocationExposed,
     /// All the other conditions are True, except that `Reachable` may be Unknown, and that
     /// `GuardsShared` does not count.
     Ready,
@@ -42,6 +45,7 @@ impl ConditionType {
             Self::Published => "Published",
             Self::Reachable => "Reachable",
             Self::GuardsShared => "GuardsShared",
+            Self::LocationExposed => "LocationExposed",
             Self::Ready => "Ready",
             Self::Stalled => "Stalled",
         }
@@ -210,6 +214,9 @@ reasons! {
     GuardsDiffer [GuardsShared];
     /// No current report on the guards exists.
     GuardsUnknown [GuardsShared];
+
+    /// `spec.anonymity.serverLocation` is `Exposed`.
+    LocationNotHidden [];
 
     /// All the other conditions are True.
     Ready [];

@@ -53,13 +53,37 @@ pub(super) fn object() -> Vec<ValidationRule> {
 pub(super) fn spec() -> Vec<ValidationRule> {
     let rule = "!has(self.masterKey) || !has(self.masterKey.onionAddress) || !has(self.externalBackends) || \
         self.externalBackends.all(backend, backend.onionAddress != self.masterKey.onionAddress)";
-    vec![at(".externalBackends", refuse(rule, messages::OWN_ADDRESS))]
+    // An object that is older than the field, or sent without it, has the default.
+    let location = |object: &str| {
+        format!(
+            "(has({object}.anonymity) && has({object}.anonymity.serverLocation) ? {object}.anonymity.serverLocation : 'Hidden')"
+        )
+    };
+    let same_location = format!("{} == {}", location("self"), location("oldSelf"));
+    vec![
+        at(".externalBackends", refuse(rule, messages::OWN_ADDRESS)),
+        at(".anonymity.serverLocation", refuse(same_location, messages::LOCATION_CHANGED)),
+    ]
 }
 
 /// Returns the rules for `spec.anonymity`.
 pub(super) fn anonymity() -> Vec<ValidationRule> {
     let rule = "!has(self.guardsInUse) || self.guardsInUse == 1 || !has(self.guards) || self.guards == 'Shared'";
-    vec![at(".guardsInUse", refuse(rule, messages::GUARDS_IN_USE))]
+    let hidden = "!has(self.serverLocation) || self.serverLocation == 'Hidden'";
+    vec![
+        at(".guardsInUse", refuse(rule, messages::GUARDS_IN_USE)),
+        at(
+            ".guardsInUse",
+            refuse(format!("!has(self.guardsInUse) || self.guardsInUse == 1 || {hidden}"), messages::GUARDS_OF_EXPOSED),
+        ),
+        at(
+            ".vanguards",
+            refuse(
+                format!("!has(self.vanguards) || self.vanguards == 'Lite' || {hidden}"),
+                messages::VANGUARDS_OF_EXPOSED,
+            ),
+        ),
+    ]
 }
 
 /// Returns the rules for `spec.masterKey`.

@@ -34,7 +34,13 @@ use super::{AddressProbe, Anonymity, CircuitLimits, OnionBalancedServiceStatus, 
     printcolumn(name = "Published", type_ = "date", json_path = ".status.published[0].lastPublished"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "State", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
-    printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message")
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message"),
+    printcolumn(
+        name = "Exposed",
+        type_ = "string",
+        priority = 1,
+        json_path = ".status.conditions[?(@.type==\"LocationExposed\")].status"
+    )
 )]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = rules::spec()))]

@@ -58,7 +58,8 @@ pub struct OnionBalancedServiceStatus {
     /// The conditions of the service: `Accepted`, `MasterKeyReady`, `SigningKeysReady` (only with
     /// signing kits), `ClientsReady` (only with restricted discovery), `BackendsReady`,
     /// `Published`, `Reachable` (unless the probe is switched off or the service is suspended),
-    /// `GuardsShared` (only if the pods share their guards), and the summary `Ready`. `Stalled` is
+    /// `GuardsShared` (only if the pods share their guards), and the summary `Ready`.
+    /// `LocationExposed` is present only if the location of the servers is not hidden. `Stalled` is
     /// present only while the object cannot become ready until a user changes something.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]

@@ -7,6 +7,8 @@
 //! option's name, but a listed name must be written in full, because a beginning can mean another
 //! option in the next version of tor.
 
+use super::bridge;
+
 /// The torrc files that receive the additional lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
@@ -132,7 +134,12 @@ const REFUSALS: &[Refusal] = &[
         because: "must keep its default value, because the publisher needs microdescriptors; remove the line",
     },
     Refusal {
-        options: &["Accel*", "HardwareAccel", "ClientTransportPlugin", "ServerTransport*"],
+        options: &["ClientTransportPlugin"],
+        because: "would make tor start a program, which only the flag --tor-extra-config of the operator may do \
+                  (docs/bridges.md); remove the line",
+    },
+    Refusal {
+        options: &["Accel*", "HardwareAccel", "ServerTransport*"],
         because: "would make tor load a library or start a program; remove the line",
     },
     Refusal {
@@ -230,6 +237,8 @@ pub(super) enum Values {
     OneOf(&'static [&'static str]),
     /// A list of relays without country codes.
     Relays,
+    /// A complete bridge line.
+    Bridge,
 }
 
 /// The restrictions of values.
@@ -253,6 +262,14 @@ pub(super) const RESTRICTIONS: &[Restriction] = &[
         accepts: Values::OneOf(&["1", "auto"]),
         described: "`1` or `auto`",
         because: "must not be off, because it protects the location of the service; set it to 1 or auto",
+    },
+    Restriction {
+        options: &["Bridge"],
+        accepts: Values::Bridge,
+        described: "`[TRANSPORT] ADDRESS:PORT FINGERPRINT [KEY=VALUE …]` with the transport `meek_lite`, `obfs4`, \
+                    `snowflake` or `webtunnel`, or without a transport and its arguments",
+        because: "must be followed by [TRANSPORT] ADDRESS:PORT FINGERPRINT [KEY=VALUE …], with a known transport and 40 \
+                  hexadecimal digits as the fingerprint; copy the whole line that you got (docs/bridges.md)",
     },
     Restriction {
         options: &["NumEntryGuards"],
@@ -282,6 +299,7 @@ impl Values {
         match self {
             Self::OneOf(values) => values.contains(&value),
             Self::Relays => !value.contains('{'),
+            Self::Bridge => bridge::is_bridge(value),
         }
     }
 }

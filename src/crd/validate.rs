@@ -1,5 +1,6 @@
 //! Validation beyond the schema. Every problem names the field and says how to fix it.
 
+mod location;
 mod torrc;
 mod vanguards;
 
@@ -9,6 +10,8 @@ use std::fmt;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt as _;
 
+use self::location::location;
+pub use self::location::{changed_location, exposed_beside};
 use self::vanguards::vanguards;
 use super::messages;
 use super::names::{MAX_NAME_LENGTH, OUR_PREFIX, RECOMMENDED_PREFIX};
@@ -79,6 +82,7 @@ pub fn spec(object: &OnionBalancedService) -> Vec<Problem> {
     pod_settings(&mut problems, "spec.frontend.template", &spec.frontend.template);
     guards(&mut problems, &spec.anonymity);
     vanguards(&mut problems, spec);
+    location(&mut problems, spec);
     if let Some(restricted) = &spec.restricted_discovery {
         restricted_discovery(&mut problems, restricted);
     }

@@ -98,8 +98,9 @@ fn notice_of(old: Option<&Condition>, now: &Condition, generated: Option<&str>) 
             _ if is(ConditionType::Ready) || is(ConditionType::Stalled) => None,
             // A valid new object is the normal case and needs no Event.
             _ if is(ConditionType::Accepted) && (old.is_none() || was_true) => None,
-            // The service still works, but somebody must act before it stops.
-            _ if now.reason == Reason::SigningKeysExpiring.as_str() => {
+            // The service works. But with the former reason, somebody must act before it stops, and
+            // the latter should surprise nobody.
+            _ if now.reason == Reason::SigningKeysExpiring.as_str() || is(ConditionType::LocationExposed) => {
                 Some(notice(EventType::Warning, now, &now.reason, now.message.clone()))
             }
             _ => Some(notice(EventType::Normal, now, &now.reason, now.message.clone())),

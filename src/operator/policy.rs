@@ -14,7 +14,7 @@ use kube::ResourceExt as _;
 use serde_json::Value;
 
 use crate::crd::validate::Problem;
-use crate::crd::{OnionBalancedService, PodSettings, Port};
+use crate::crd::{OnionBalancedService, PodSettings, Port, ServerLocation};
 use crate::link::RefusedTargets;
 
 /// The item of a list that allows everything.
@@ -55,6 +55,10 @@ pub struct PolicyArgs {
     /// allows all [default: none]
     #[arg(long, env = "ALLOWED_TOLERATIONS", value_name = "LIST", default_value = "", hide_default_value = true)]
     allowed_tolerations: AllowedTolerations,
+    /// Allow services that are not anonymous (`spec.anonymity.serverLocation: Exposed`), so that
+    /// everyone can find out the addresses of the nodes
+    #[arg(long, env = "ALLOW_EXPOSED_LOCATIONS", value_name = "BOOL", default_value_t = false, action = clap::ArgAction::Set)]
+    allow_exposed_locations: bool,
     /// Address of the API server, from the variable that the kubelet sets in every pod
     #[arg(long, env = "KUBERNETES_SERVICE_HOST", value_name = "HOST", default_value = "", hide = true)]
     kubernetes_service_host: String,
@@ -73,6 +77,7 @@ pub struct ObjectPolicy {
     priority_classes: AllowList,
     runtime_classes: AllowList,
     tolerations: AllowedTolerations,
+    exposed_locations: bool,
 }
 
 /// A list of names or prefixes that are allowed, or everything.
@@ -110,12 +115,14 @@ impl PolicyArgs {
             priority_classes: self.allowed_priority_classes.clone(),
             runtime_classes: self.allowed_runtime_classes.clone(),
             tolerations: self.allowed_tolerations.clone(),
+            exposed_locations: self.allow_exposed_locations,
         }
     }
 }
 
 impl ObjectPolicy {
-    /// Returns a policy that allows every template and refuses only the default targets.
+    /// Returns a policy that allows every template and exposed locations, and refuses only the
+    /// default targets.
     pub fn with_any_template() -> Self {
         let any = AllowList(vec![ANY.to_owned()]);
         Self {
@@ -124,6 +131,7 @@ impl ObjectPolicy {
             priority_classes: any.clone(),
             runtime_classes: any,
             tolerations: AllowedTolerations { any: true, taints: Vec::new() },
+            exposed_locations: true,
             ..Self::default()
         }
     }
@@ -135,6 +143,12 @@ impl ObjectPolicy {
         let mut problems: Vec<_> = targets.collect();
         for (field, template) in [("backends", &spec.backends.template), ("frontend", &spec.frontend.template)] {
             self.template(&mut problems, &format!("spec.{field}.template"), template);
+        }
+        if spec.anonymity.server_location == ServerLocation::Exposed && !self.exposed_locations {
+            problems.push(Problem {
+                field: "spec.anonymity.serverLocation".to_owned(),
+                message: not_allowed("\"Exposed\"", "--allow-exposed-locations"),
+            });
         }
         problems
     }

@@ -23,7 +23,14 @@ pub struct Args {
     #[arg(long, env = "IMAGE_PULL_POLICY", value_name = "POLICY", default_value = "IfNotPresent", value_parser = ["Always", "IfNotPresent", "Never"])]
     image_pull_policy: String,
     /// Additional torrc lines for every tor pod, for example for bridges or a test network
-    #[arg(long, env = "TOR_EXTRA_CONFIG", value_name = "LINES", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        env = "TOR_EXTRA_CONFIG",
+        value_name = "LINES",
+        default_value = "",
+        hide_default_value = true,
+        hide_env_values = true
+    )]
     tor_extra_config: String,
     /// Default pod templates in YAML or JSON: a map with `backend`, `frontend` or both, each with
     /// the fields of `spec.backends.template`

@@ -40,6 +40,9 @@ impl Canvas {
         if let Some(status) = view.status() {
             let address = status.onion_address.as_deref().unwrap_or("none yet");
             let _ = writeln!(text, "  address   {address}");
+            if let Some(exposed) = exposed(status) {
+                let _ = writeln!(text, "  location  {UNSURE}{exposed}{UNSURE:#}");
+            }
             let _ = writeln!(text, "  backends  {}", backends_in_a_word(status));
             let _ = writeln!(text, "  published {}", self.published_in_a_word(status));
             if let Some(kits) = signing_kits(status) {
@@ -155,6 +158,12 @@ fn signing_kits(status: &OnionBalancedServiceStatus) -> Option<&str> {
     let kind = ConditionType::SigningKeysReady.as_str();
     let found = status.conditions.iter().find(|condition| condition.type_ == kind && condition.status == "True")?;
     Some(&found.message)
+}
+
+/// Returns the message about servers whose location is not hidden.
+fn exposed(status: &OnionBalancedServiceStatus) -> Option<&str> {
+    let kind = ConditionType::LocationExposed.as_str();
+    status.conditions.iter().find(|condition| condition.type_ == kind).map(|condition| &*condition.message)
 }
 
 /// Returns true if there are results of probes that are still of interest. The results of a

@@ -139,3 +139,31 @@ async fn an_object_is_suspended_once_its_last_pod_is_gone() {
     }
     scene.end().await;
 }
+
+/// This server does not evaluate the rule of the schema about this change.
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_keep_the_location_that_cannot_be_changed() {
+    let mut scene = Scene::start("location").await;
+    let location = |location: &str| json!({"anonymity": {"serverLocation": location}});
+    let single_hop = "\nHiddenServiceSingleHopMode 1\nHiddenServiceNonAnonymousMode 1\n";
+    for (name, before, after) in [("exposed", "Exposed", "Hidden"), ("hidden", "Hidden", "Exposed")] {
+        scene.create(name, location(before)).await;
+        let children = scene.wait_children(name).await;
+        scene.change(name, json!({ "spec": location(after) })).await;
+        let message = scene.wait_condition(name, "Accepted", "False InvalidSpec").await;
+        assert!(message.starts_with("spec.anonymity.serverLocation: cannot be changed: "), "{message}");
+        assert_eq!(scene.children(name).await, children);
+        // Everything else can still be changed, also after a restart.
+        scene.stop_operator().await;
+        scene.start_operator(settings());
+        scene.change(name, json!({"spec": {"backends": {"extraTorrc": "NumCPUs 1"}}})).await;
+        let config = scene.wait_for::<ConfigMap>(&format!("{name}-backend"), contains("torrc", "\nNumCPUs 1\n")).await;
+        assert_eq!(contains("torrc", single_hop)(&config), before == "Exposed");
+        scene.change(name, json!({ "spec": location(before) })).await;
+        scene.wait_condition(name, "Accepted", "True Valid").await;
+    }
+    scene.wait_condition("exposed", "LocationExposed", "True LocationNotHidden").await;
+    scene.wait_event("exposed", "LocationNotHidden").await;
+    assert!(scene.status("hidden").await.conditions.iter().all(|found| found.type_ != "LocationExposed"));
+    scene.end().await;
+}

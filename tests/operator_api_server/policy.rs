@@ -1,5 +1,7 @@
 //! Tests of the administrator's policy on the values in objects.
 
+use std::collections::BTreeMap;
+
 use onionbalance_operator::operator::{ObjectPolicy, Settings};
 use serde_json::{Value, json};
 
@@ -82,5 +84,14 @@ async fn the_default_policy_refuses_what_concerns_others_and_keeps_the_pods() {
     let children = scene.children("other").await;
     let is_of_backend = |child: &&String| ["ConfigMap other-backend", "Deployment other-backend"].contains(&&***child);
     assert_eq!(children.keys().find(is_of_backend), None, "a refused target is not configured");
+
+    scene.create("exposed", json!({"anonymity": {"serverLocation": "Exposed"}})).await;
+    let message = scene.wait_condition("exposed", "Accepted", "False NotAllowed").await;
+    assert!(message.contains("--allow-exposed-locations"), "{message}");
+    let has_pods = |children: &BTreeMap<String, _>| children.keys().any(|child| child.starts_with("Deployment "));
+    assert!(!has_pods(&scene.children("exposed").await), "an exposed location needs a permission");
+    // Without pods, nothing has been exposed yet.
+    scene.change("exposed", json!({"spec": {"anonymity": {"serverLocation": "Hidden"}}})).await;
+    assert!(has_pods(&scene.wait_children("exposed").await));
     scene.end().await;
 }

@@ -56,7 +56,7 @@ fn variants() -> Vec<(&'static str, Value)> {
                 ],
                 "masterKey": {"secretName": "mine", "delegated": false, "onionAddress": mine},
                 "deletionPolicy": "Retain",
-                "anonymity": {"guards": "Shared", "guardsInUse": 3, "vanguards": "Full"},
+                "anonymity": {"guards": "Shared", "guardsInUse": 3, "vanguards": "Full", "serverLocation": "Hidden"},
                 "suspend": false,
                 "backends": {
                     "replicas": 4, "introductionPoints": 5, "drainTimeoutSeconds": 7, "extraTorrc": "HiddenServiceMaxStreams 100",

@@ -71,6 +71,15 @@ fn rules_refuse(schema: &CompiledSchema, part: &str, lines: &str) -> bool {
 }
 
 /// Returns the options that are allowed in a part of the spec.
+/// Returns a value that is allowed for an option, if the option is.
+fn value_of(option: &str) -> &'static str {
+    match option {
+        "Bridge" => "192.0.2.1:443 0123456789012345678901234567890123456789",
+        "Log" => "notice stdout",
+        _ => "1",
+    }
+}
+
 fn allowed_in(part: &str) -> BTreeSet<String> {
     let place = if part == "backends" { Place::Backend } else { Place::Frontend };
     allowed(place).map(str::to_owned).collect()
@@ -104,7 +113,7 @@ fn refuses_every_other_option_and_every_abbreviation() {
             assert!(operator_refuses(part, &format!("{option} 1")), "{option}");
         }
         for option in allowed.iter().map(String::as_str) {
-            let value = if option == "Log" { "notice stdout" } else { "1" };
+            let value = value_of(option);
             assert!(!operator_refuses(part, &format!("{option} {value}")), "{option}");
         }
     }
@@ -124,7 +133,7 @@ fn the_schema_refuses_the_same_options_as_the_operator() {
     for option in options() {
         for part in ["backends", "frontend"] {
             // The rules do not check values.
-            let value = if option == "Log" { "notice stdout" } else { "1" };
+            let value = value_of(&option);
             for line in [format!("{option} {value}"), format!(" +{} {value}", option.to_lowercase())] {
                 assert_eq!(rules_refuse(&schema, part, &line), operator_refuses(part, &line), "{part}: {line}");
             }
@@ -134,7 +143,7 @@ fn the_schema_refuses_the_same_options_as_the_operator() {
 
 /// Returns true if tor accepts the operator's torrc for a component of a service with the given
 /// `spec.backends`. One of the service's ports has a PROXY header.
-fn tor_accepts(component: &str, backends: &Value) -> bool {
+fn tor_accepts(component: &str, backends: &Value, anonymity: &Value) -> bool {
     let folder = tempfile::tempdir().expect("could not create a temporary folder");
     for name in ["run/control", "run/hs", "run/forward", "data"] {
         let folder = folder.path().join(name);
@@ -152,7 +161,8 @@ fn tor_accepts(component: &str, backends: &Value) -> bool {
         idle_timeout_seconds: None,
         check: TargetCheck::default(),
     };
-    let service = Service { key: &key, ports: &[port(80, false), port(443, true)], backends, global: "NumCPUs 1" };
+    let ports = &[port(80, false), port(443, true)];
+    let service = Service { key: &key, ports, backends, anonymity, global: "NumCPUs 1" };
     let torrc = service.torrc(component, folder.path()).expect("could not render the torrc");
     let file = folder.path().join("torrc");
     fs::write(&file, &torrc).expect("could not write the torrc");
@@ -169,6 +179,8 @@ const TYPICAL_LINES: &str = "
     AvoidDiskWrites 1
     BandwidthBurst 20 MBytes
     BandwidthRate 10 MBytes
+    Bridge 192.0.2.1:443 0123456789012345678901234567890123456789
+    Bridge obfs4 [2001:db8::1]:443 0123456789012345678901234567890123456789 cert=a/b+c iat-mode=0
     CircuitBuildTimeout 60
     CircuitPriorityHalflife 30
     CircuitsAvailableTimeout 1800
@@ -213,6 +225,15 @@ fn the_typical_lines_are_allowed() {
     assert!(!operator_refuses("backends", TYPICAL_LINES));
 }
 
+/// The operator refuses these lines in an exposed backend, because its tor would not start.
+#[test]
+fn a_tor_without_guards_accepts_no_entry_nodes() {
+    let nodes = "0123456789012345678901234567890123456789,1234567890123456789012345678901234567890";
+    let lines = json!({ "extraTorrc": format!("EntryNodes {nodes}") });
+    assert!(tor_accepts("backend", &lines, &json!({})));
+    assert!(!tor_accepts("backend", &lines, &json!({"serverLocation": "Exposed"})));
+}
+
 #[test]
 fn tor_accepts_the_operators_torrc() {
     let settings = |burst: u32| {
@@ -221,13 +242,16 @@ fn tor_accepts_the_operators_torrc() {
             "introDosDefense": {"ratePerSecond": 25, "burstPerSecond": burst},
         })
     };
+    let hidden = json!({});
     for open in [1, 16384] {
-        assert!(tor_accepts("backend", &json!({"circuitLimits": {"openStreams": open}})), "{open}");
+        assert!(tor_accepts("backend", &json!({"circuitLimits": {"openStreams": open}}), &hidden), "{open}");
     }
-    for component in ["backend", "frontend"] {
-        assert!(tor_accepts(component, &json!({})), "{component}");
-        assert!(tor_accepts(component, &settings(200)), "{component}");
+    for anonymity in [&hidden, &json!({"serverLocation": "Exposed"})] {
+        for component in ["backend", "frontend"] {
+            assert!(tor_accepts(component, &json!({}), anonymity), "{component} {anonymity}");
+            assert!(tor_accepts(component, &settings(200), anonymity), "{component} {anonymity}");
+        }
     }
     // tor evaluates the lines: a burst below the rate is invalid.
-    assert!(!tor_accepts("backend", &settings(24)));
+    assert!(!tor_accepts("backend", &settings(24), &hidden));
 }

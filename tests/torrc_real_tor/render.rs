@@ -20,6 +20,8 @@ pub struct Service<'a> {
     pub ports: &'a [ForwardedPort],
     /// The service's `spec.backends`.
     pub backends: &'a Value,
+    /// The service's `spec.anonymity`.
+    pub anonymity: &'a Value,
     /// The lines that the operator adds for every tor.
     pub global: &'a str,
 }
@@ -28,11 +30,11 @@ impl Service<'_> {
     /// Returns the torrc of a component (`backend` or `frontend`). The folders of a pod are
     /// replaced with `run` and `data` under `dir`.
     pub fn torrc(&self, component: &str, dir: &Path) -> Result<String, BuildError> {
-        let &Self { key, ports, backends, global } = self;
+        let &Self { key, ports, backends, anonymity, global } = self;
         let of_object = ports.iter().map(|port| json!({"port": port.port, "target": {"address": port.target}}));
         let object: OnionBalancedService = serde_json::from_value(json!({
             "apiVersion": "onionbalance.dev/v1alpha1", "kind": "OnionBalancedService", "metadata": {"name": "web"},
-            "spec": {"ports": of_object.collect::<Vec<_>>(), "backends": backends},
+            "spec": {"ports": of_object.collect::<Vec<_>>(), "backends": backends, "anonymity": anonymity},
         }))?;
         let settings = Settings {
             tor_image: "tor".to_owned(),

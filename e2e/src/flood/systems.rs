@@ -239,7 +239,7 @@ impl Builder<'_> {
         );
         let backends = &defense.unwrap_or_else(|| Value::Object(serde_json::Map::new()));
         let global = &format!("{}SafeLogging 0\n", self.place.torrc);
-        let torrc = render::Service { key, ports, backends, global }.torrc(component, dir)?;
+        let torrc = render::Service { key, ports, backends, anonymity: &json!({}), global }.torrc(component, dir)?;
         Ok(torrc.lines().filter(|line| !line.starts_with("MetricsPort")).flat_map(|line| [line, "\n"]).collect())
     }
 

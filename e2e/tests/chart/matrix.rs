@@ -173,6 +173,15 @@ fn settings_reach_the_operators_environment() {
     assert_eq!(the(&objects, "Deployment")["spec"]["replicas"], 0);
 }
 
+#[test]
+fn lines_for_every_tor_can_come_from_a_secret() {
+    let objects = checked(json!({"torExtraConfigSecret": {"name": "bridges"}}));
+    let variables = container(&objects)["env"].as_array().unwrap();
+    let found: Vec<_> = variables.iter().filter(|variable| variable["name"] == "TOR_EXTRA_CONFIG").collect();
+    let secret = json!({"secretKeyRef": {"name": "bridges", "key": "torrc"}});
+    assert_eq!(found, [&json!({"name": "TOR_EXTRA_CONFIG", "valueFrom": secret})]);
+}
+
 /// Checks that the schema accepts every field that the operator accepts, and that the operator can
 /// parse the rendered result.
 #[test]
@@ -210,12 +219,12 @@ fn the_operator_reads_every_variable() {
         },
         "tenants": {
             "refusedTargets": ["none"], "labelPrefixes": ["*"], "annotationPrefixes": ["*"], "priorityClasses": ["*"],
-            "runtimeClasses": ["*"], "tolerations": ["*"],
+            "runtimeClasses": ["*"], "tolerations": ["*"], "exposedLocations": true,
         },
         "log": {"format": "text"},
     }));
     let variables = container(&objects)["env"].as_array().unwrap();
-    assert_eq!(variables.len(), 19);
+    assert_eq!(variables.len(), 20);
     for variable in variables {
         let name = variable["name"].as_str().unwrap();
         assert!(source.contains(&format!("env = \"{name}\"")), "the operator does not read {name}");

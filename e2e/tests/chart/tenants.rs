@@ -18,7 +18,7 @@ fn the_limits_on_objects_reach_the_operators_environment() {
         "tenants": {
             "refusedTargets": ["10.0.0.0/8", "fd00::/8", "api-server"], "labelPrefixes": ["team", "example.org/"],
             "annotationPrefixes": ["*"], "priorityClasses": ["high", "low"], "runtimeClasses": ["gvisor"],
-            "tolerations": ["pool=tor:NoSchedule", "gpu"],
+            "tolerations": ["pool=tor:NoSchedule", "gpu"], "exposedLocations": true,
         },
     }));
     for (name, value) in [
@@ -29,6 +29,7 @@ fn the_limits_on_objects_reach_the_operators_environment() {
         ("ALLOWED_PRIORITY_CLASSES", "high,low"),
         ("ALLOWED_RUNTIME_CLASSES", "gvisor"),
         ("ALLOWED_TOLERATIONS", "pool=tor:NoSchedule,gpu"),
+        ("ALLOW_EXPOSED_LOCATIONS", "true"),
     ] {
         assert_eq!(variable(&objects, name), Some(value), "{name}");
     }
@@ -41,7 +42,7 @@ fn the_limits_on_objects_reach_the_operators_environment() {
 fn by_default_the_chart_relaxes_no_limit() {
     let objects = render(json!({}));
     let text = the(&objects, "Deployment").to_string();
-    for part in ["REFUSED_TARGETS", "ALLOWED_", "FIXED_USER_IDS"] {
+    for part in ["REFUSED_TARGETS", "ALLOWED_", "ALLOW_EXPOSED", "FIXED_USER_IDS"] {
         assert!(!text.contains(part), "{part}");
     }
     assert_eq!(all(&objects, POLICY).count() + all(&objects, BINDING).count(), 0);
@@ -60,6 +61,10 @@ fn invalid_limits_are_rejected_by_name() {
         (
             json!({"tolerations": [{"key": "a"}]}),
             "tenants.tolerations.0: Invalid type. Expected: string, given: object",
+        ),
+        (
+            json!({"exposedLocations": "yes"}),
+            "tenants.exposedLocations: Invalid type. Expected: boolean, given: string",
         ),
         (json!({"labels": []}), "tenants: Additional property labels is not allowed"),
     ] {

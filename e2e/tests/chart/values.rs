@@ -22,6 +22,11 @@ fn invalid_values_are_rejected_by_name() {
         (json!({"image": {"tag": "a b"}}), "image.tag: Does not match pattern"),
         (json!({"tor": {"image": {"digest": "sha256:1"}}}), "tor.image.digest: Does not match pattern"),
         (json!({"tor": {"image": {"tag": ""}}}), "tor.image: set the tag or the digest"),
+        (
+            json!({"torExtraConfig": "UseBridges 1", "torExtraConfigSecret": {"name": "bridges"}}),
+            "torExtraConfigSecret: cannot be combined with torExtraConfig",
+        ),
+        (json!({"torExtraConfigSecret": {"name": "a b"}}), "torExtraConfigSecret.name: Does not match pattern"),
         (json!({"torExtraConfig": ["UseBridges 1"]}), "torExtraConfig: Invalid type. Expected: string, given: array"),
         (json!({"watchNamespaces": "shop"}), "watchNamespaces: Invalid type. Expected: array, given: string"),
         (json!({"watchNamespaces": ["Shop"]}), "watchNamespaces.0: Does not match pattern"),

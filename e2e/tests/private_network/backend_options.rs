@@ -53,6 +53,7 @@ async fn targets_see_circuits_and_introduction_points_limit_introductions() -> R
             "introDosDefense": {"ratePerSecond": RATE, "burstPerSecond": BURST},
             "circuitLimits": {"openStreams": circuits::OPEN_STREAMS},
         }),
+        anonymity: json!({}),
     };
     let plane = DataPlane::start_with(features, BACKENDS).await?;
     let outcome = scenario(&plane).await;

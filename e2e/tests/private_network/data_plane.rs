@@ -62,6 +62,8 @@ pub struct DataPlane {
     probes: bool,
     /// True if all pods mount the Secret with the vanguards.
     shares_vanguards: bool,
+    /// The torrc lines with which the service's tors use a bridge. Empty if they use none.
+    bridge: String,
     clients: AtomicU32,
     frontends: AtomicU32,
     dir: Option<TempDir>,
@@ -73,6 +75,8 @@ pub struct Features {
     pub ports: Vec<ForwardedPort>,
     /// The service's `spec.backends`.
     pub backends: Value,
+    /// The service's `spec.anonymity`, as far as torrc lines express it.
+    pub anonymity: Value,
 }
 
 struct Backend {
@@ -98,6 +102,15 @@ impl DataPlane {
     /// number of backends, and a frontend.
     pub async fn start_on(relays: u16, backends: usize) -> Result<Self> {
         Self::bring_up(relays, backends, 0).await
+    }
+
+    /// Starts the default network, a bridge with the transport obfs4 that is not in the consensus,
+    /// the given number of backends, and a frontend. All tors of the service use the bridge.
+    pub async fn start_behind_a_bridge(backends: usize) -> Result<Self> {
+        let mut plane = Self::network(RELAYS).await?;
+        plane.bridge = plane.start_bridge().await?;
+        plane.serve(backends, 0).await?;
+        Ok(plane)
     }
 
     /// Starts the default network and one backend for each of the given pod UIDs, but no frontend.
@@ -191,13 +204,14 @@ impl DataPlane {
             key,
             kits: None,
             token,
-            features: Features { ports: Vec::new(), backends: json!({}) },
+            features: Features { ports: Vec::new(), backends: json!({}), anonymity: json!({}) },
             backends: Vec::new(),
             external: Vec::new(),
             relays: BTreeMap::new(),
             metrics: String::new(),
             probes: false,
             shares_vanguards: false,
+            bridge: String::new(),
             clients: AtomicU32::new(0),
             frontends: AtomicU32::new(0),
             dir: Some(dir),
@@ -336,6 +350,12 @@ impl DataPlane {
     pub async fn agents_metric(&self, backend: usize, name: &str) -> Result<BTreeMap<String, u64>> {
         let address = format!("{}:{METRICS_PORT}", backend_address(backend));
         figure(&address, &format!("onionbalance_agent_{name}")).await
+    }
+
+    /// Returns the fingerprint of the bridge that the service's tors use, if they use one.
+    pub fn bridge_fingerprint(&self) -> Option<&str> {
+        let line = self.bridge.lines().find_map(|line| line.strip_prefix("Bridge obfs4 "))?;
+        line.split(' ').nth(1)
     }
 
     /// Returns the agents' token.

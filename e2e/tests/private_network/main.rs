@@ -2,6 +2,7 @@
 //! processes on a private Tor network.
 
 mod backend_options;
+mod bridges;
 mod circuits;
 mod data_plane;
 mod delegated;
@@ -23,6 +24,7 @@ mod restricted;
 )]
 mod server;
 mod silent_hsdirs;
+mod single_hop;
 mod stock;
 mod target;
 mod vanguards;

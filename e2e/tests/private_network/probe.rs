@@ -69,7 +69,7 @@ fn signal_agents(plane: &DataPlane, signal: Signal) -> Result<()> {
 }
 
 /// Waits until a probe ends with one of these results, and returns the result.
-async fn probed(plane: &DataPlane, expected: &[&str]) -> Result<String> {
+pub async fn probed(plane: &DataPlane, expected: &[&str]) -> Result<String> {
     let before = results(plane)?.len();
     until(&format!("a probe ends with one of {expected:?}"), Duration::from_secs(180), async || {
         plane.check()?;

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
 
-use crate::crd::tests::refused::{Refused, allowed, changed, refused};
+use crate::crd::tests::refused::{Refused, RefusedChange, allowed, changed, refused, refused_changes};
 use crate::crd::torrc::{Place, allowed as allowed_options, refusals as refused_options};
 use crate::crd::{OnionBalancedService, custom_resource_definition, validate};
 
@@ -24,9 +24,14 @@ fn schema() -> Value {
 /// Returns the rule violations of an object, each as a pair of strings. The first string contains
 /// the field and the message; the second contains the field without indices and the rule.
 fn refusals(schema: &CompiledSchema, object: &Value) -> Vec<(String, String)> {
-    let mut object = object.clone();
-    drop_nulls(&mut object);
-    let errors = Validator::new().validate_compiled(schema, &object, None).err();
+    refusals_after(schema, None, object)
+}
+
+/// Works like [`refusals`], for an object that replaces another one.
+fn refusals_after(schema: &CompiledSchema, before: Option<&Value>, object: &Value) -> Vec<(String, String)> {
+    let [mut object, mut before] = [Some(object), before].map(Option::<&Value>::cloned);
+    [&mut object, &mut before].into_iter().flatten().for_each(drop_nulls);
+    let errors = Validator::new().validate_compiled(schema, &object.unwrap_or_default(), before.as_ref()).err();
     let errors = errors.into_iter().flatten();
     errors.map(|error| (error.to_string(), format!("{} {}", without_indices(&error.field_path), error.rule))).collect()
 }
@@ -88,6 +93,13 @@ fn each_rule_rejects_its_rows_and_nothing_else() {
         }
         tried.extend(found.into_iter().map(|(_, rule)| rule));
     }
+    for RefusedChange { before, after, says } in refused_changes() {
+        let [before, after] = [before, after].map(|change| changed(&change));
+        let found = refusals_after(&compiled, Some(&before), &after);
+        assert!(found.len() == 1 && found[0].0 == says, "{after} after {before}: {found:#?}");
+        assert_eq!(refusals(&compiled, &after), [], "{after} as a new object");
+        tried.extend(found.into_iter().map(|(_, rule)| rule));
+    }
     assert_eq!(tried.difference(&untried).collect::<Vec<_>>(), [] as [&String; 0]);
     untried.retain(|rule| !tried.contains(rule));
     assert!(untried.is_empty(), "no row of `refused` violates these rules: {untried:#?}");
@@ -97,7 +109,9 @@ fn each_rule_rejects_its_rows_and_nothing_else() {
 fn valid_objects_pass() {
     let compiled = compile_schema(&schema());
     for change in allowed() {
-        assert_eq!(refusals(&compiled, &changed(&change)), [], "{change}");
+        let object = changed(&change);
+        assert_eq!(refusals(&compiled, &object), [], "{change}");
+        assert_eq!(refusals_after(&compiled, Some(&object), &object), [], "{change}, unchanged");
     }
 }
 

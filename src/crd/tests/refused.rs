@@ -6,10 +6,14 @@
 //! `tests/operator_api_server/crd_server` checks a real API server with CEL.
 
 // `tests/operator_api_server` includes this file from another folder.
+#[path = "refused_location.rs"]
+mod location;
 #[path = "refused_torrc.rs"]
 mod torrc;
 
 use serde_json::{Value, json};
+
+pub use self::location::{RefusedChange, refused_changes};
 
 /// An invalid object, and the errors that it is expected to cause.
 pub struct Refused {
@@ -124,7 +128,7 @@ pub fn allowed() -> Vec<Value> {
         spec(json!({"masterKey": {"secretName": null, "onionAddress": EXTERNAL.strip_suffix(".onion")}})),
         spec(json!({"backends": {"replicas": 0, "introductionPoints": 20, "introDosDefense": {"burstPerSecond": 25}}})),
         spec(json!({"backends": {"introDosDefense": null, "extraTorrc": torrc, "template": template}})),
-        spec(json!({"backends": {"circuitLimits": {}}})),
+        spec(json!({"backends": {"circuitLimits": {}, "extraTorrc": "EntryNodes $AB"}})),
         spec(
             json!({"backends": {"circuitLimits": {"openStreams": 1, "streamsPerSecond": 5, "streamBurst": 5, "bytesPerSecond": 16384}}}),
         ),
@@ -145,7 +149,7 @@ pub fn allowed() -> Vec<Value> {
         spec(json!({"externalBackends": [{"onionAddress": EXTERNAL}]})),
         spec(json!({"externalBackends": [{"onionAddress": EXTERNAL, "maxIntroductionPoints": 1}]})),
         spec(json!({"externalBackends": [{"onionAddress": EXTERNAL, "maxIntroductionPoints": 20}]})),
-        spec(json!({"restrictedDiscovery": null})),
+        spec(json!({"restrictedDiscovery": null, "anonymity": {"serverLocation": "Exposed"}})),
         spec(json!({"restrictedDiscovery": {"secretName": "clients", "clients": [
             {"name": "a", "publicKey": KEYS[0]}, {"name": "b b", "publicKey": KEYS[1].to_lowercase().replace(':', " : ")},
         ]}})),
@@ -158,6 +162,7 @@ pub fn refused() -> Vec<Refused> {
     all.extend(health_checks());
     all.extend(targets());
     all.extend(keys());
+    all.extend(location::rows());
     all.extend(backends());
     all.extend(circuit_limits());
     all.extend(probes());

@@ -22,7 +22,11 @@ const REFUSED_OPTIONS: [(&str, &str); 19] = [
         "must keep its default value, because the publisher needs microdescriptors; remove the line",
     ),
     ("HardwareAccel", "would make tor load a library or start a program; remove the line"),
-    ("ClientTransportPlugin", "would make tor load a library or start a program; remove the line"),
+    (
+        "ClientTransportPlugin",
+        "would make tor start a program, which only the flag --tor-extra-config of the operator may do (docs/bridges.md); \
+         remove the line",
+    ),
     ("ORPort", "would open a port or make tor a relay; remove the line"),
     ("UseEntryGuards", "would weaken the protection of the service and its clients; remove the line"),
     (
@@ -99,7 +103,13 @@ fn values(part: &str) -> Vec<Refused> {
                      addresses";
     let location = "must not be off, because it protects the location of the service; set it to 1 or auto";
     let guards = "must be 1 or 2, because each guard sees the address of the node; correct the value";
+    let bridge = "must be followed by [TRANSPORT] ADDRESS:PORT FINGERPRINT [KEY=VALUE …], with a known transport and 40 \
+                  hexadecimal digits as the fingerprint; copy the whole line that you got (docs/bridges.md)";
     let rows = [
+        ("Bridge 192.0.2.1:443", "Bridge", bridge),
+        ("+bridge obfs9 192.0.2.1:443 0123456789012345678901234567890123456789 cert=a", "bridge", bridge),
+        // Tor would read a part of the line as a comment.
+        ("Bridge obfs4 192.0.2.1:443 0123456789#2345678901234567890123456789 cert=a", "Bridge", bridge),
         ("Log debug file /var/lib/tor/data/log", "Log", log),
         ("Log info stdout", "Log", log),
         ("log notice file /x # stdout", "log", log),

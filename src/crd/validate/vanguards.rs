@@ -28,7 +28,7 @@ pub(super) fn vanguards(problems: &mut Problems, spec: &OnionBalancedServiceSpec
 }
 
 /// Returns true if a line sets the option. Tor ignores case. Abbreviations are refused.
-fn sets(lines: &str, option: &str) -> bool {
+pub(super) fn sets(lines: &str, option: &str) -> bool {
     let names = lines.lines().filter_map(|line| line.trim().split([' ', '\t', '#']).next());
     names.map(|name| name.trim_start_matches(['+', '/'])).any(|name| name.eq_ignore_ascii_case(option))
 }

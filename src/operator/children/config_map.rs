@@ -38,7 +38,8 @@ pub(super) fn backend(inputs: &Inputs<'_>) -> Result<ConfigMap, BuildError> {
         linger_seconds: LINGER_SECONDS,
         circuit_limits: backends.circuit_limits.map(circuit_limits),
     };
-    let torrc = torrc::backend(&inputs.lines_of_all_tors(), backends, inputs.ports);
+    let location = inputs.object.spec.anonymity.server_location;
+    let torrc = torrc::backend(&inputs.lines_of_all_tors(), location, backends, inputs.ports);
     let data = [(AGENT_CONFIG.to_owned(), agent.to_yaml()?), (TORRC.to_owned(), torrc)];
     Ok(config_map(inputs, Component::Backend, BTreeMap::from(data)))
 }

@@ -58,6 +58,7 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap) -> Result<Valu
         guards: inputs.object.spec.anonymity.guards,
         guards_in_use: inputs.object.spec.anonymity.guards_in_use,
         vanguards: inputs.object.spec.anonymity.vanguards,
+        server_location: inputs.object.spec.anonymity.server_location,
         address: inputs.address,
         settings: serde_json::to_value(backends)?,
         ports: inputs.ports.to_vec(),
@@ -153,6 +154,7 @@ mod tests {
             (json!({}), false),
             (json!({"anonymity": {"vanguards": "Full"}}), true),
             (json!({"anonymity": {"vanguards": "Full", "guards": "PerPod"}}), true),
+            (json!({"anonymity": {"vanguards": "Full", "serverLocation": "Exposed"}}), false),
         ] {
             let fixture = Fixture::of(&spec);
             for component in ["backend", "frontend"] {
@@ -194,6 +196,8 @@ mod tests {
             // The backends would wait for guards that nobody chooses.
             json!({"frontend": {"extraTorrc": "UseBridges 1"}}),
             json!({"anonymity": {"guards": "PerPod"}}),
+            // Tor uses no guards in single-hop mode.
+            json!({"anonymity": {"serverLocation": "Exposed"}}),
         ] {
             let mut fixture = Fixture::of(&spec);
             fixture.environment.settings.tor_extra_config = String::new();

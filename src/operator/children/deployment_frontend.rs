@@ -65,6 +65,7 @@ pub(super) fn deployment(inputs: &Inputs<'_>, config: &ConfigMap, account: &str)
         guards: inputs.object.spec.anonymity.guards,
         guards_in_use: inputs.object.spec.anonymity.guards_in_use,
         vanguards: inputs.object.spec.anonymity.vanguards,
+        server_location: inputs.object.spec.anonymity.server_location,
         account: Some(account.to_owned()),
     };
     let deployment = Deployment {

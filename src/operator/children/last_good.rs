@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::crd::{Anonymity, GuardMode, VanguardMode};
+use crate::crd::{Anonymity, GuardMode, ServerLocation, VanguardMode};
 use crate::link::ForwardedPort;
 use crate::onion::OnionAddress;
 
@@ -43,6 +43,10 @@ pub struct LastGood {
     /// no Deployment.
     #[serde(default, skip_serializing_if = "is_default")]
     pub vanguards: VanguardMode,
+    /// The value of `spec.anonymity.serverLocation`. The default is left out, so that an upgrade
+    /// changes no Deployment.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub server_location: ServerLocation,
     /// The UID of the frontends' `ServiceAccount`, in the frontends' Deployment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,
@@ -57,9 +61,8 @@ fn is_one(number: &u8) -> bool {
     *number == 1
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-fn is_default(mode: &VanguardMode) -> bool {
-    *mode == VanguardMode::default()
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl LastGood {
@@ -71,7 +74,12 @@ impl LastGood {
 
     /// Returns the value of `spec.anonymity`.
     pub fn anonymity(&self) -> Anonymity {
-        Anonymity { guards: self.guards, guards_in_use: self.guards_in_use, vanguards: self.vanguards }
+        Anonymity {
+            guards: self.guards,
+            guards_in_use: self.guards_in_use,
+            vanguards: self.vanguards,
+            server_location: self.server_location,
+        }
     }
 
     /// Adds the values to the metadata of a Deployment, unless they are too long.
@@ -112,10 +120,12 @@ mod tests {
     #[test]
     fn both_deployments_remember_how_the_pods_enter_the_network() {
         let chosen = json!({"anonymity": {"guards": "PerPod", "vanguards": "Full"}});
-        let full = Anonymity { guards: GuardMode::PerPod, guards_in_use: 1, vanguards: VanguardMode::Full };
+        let full = Anonymity { guards: GuardMode::PerPod, vanguards: VanguardMode::Full, ..Anonymity::default() };
         let three = json!({"anonymity": {"guardsInUse": 3}});
         let spread = Anonymity { guards_in_use: 3, ..Anonymity::default() };
-        for (spec, anonymity) in [(json!({}), Anonymity::default()), (chosen, full), (three, spread)] {
+        let open = json!({"anonymity": {"serverLocation": "Exposed"}});
+        let exposed = Anonymity { server_location: ServerLocation::Exposed, ..Anonymity::default() };
+        for (spec, anonymity) in [(json!({}), Anonymity::default()), (chosen, full), (three, spread), (open, exposed)] {
             for id in ["Deployment web-backend", "Deployment web-frontend"] {
                 assert_eq!(written(&Fixture::of(&spec), id).unwrap().anonymity(), anonymity, "{id}");
             }

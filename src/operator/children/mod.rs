@@ -35,7 +35,7 @@ use super::settings::{Environment, Settings};
 use super::stamp::stamped;
 use crate::crd::clients::ClientList;
 use crate::crd::names::{self, Component};
-use crate::crd::{GuardMode, OnionBalancedService, VanguardMode};
+use crate::crd::{GuardMode, OnionBalancedService, ServerLocation, VanguardMode};
 use crate::link::{AgentConfigError, AgentToken, ForwardedPort};
 use crate::onion::{MasterKey, OnionAddress};
 
@@ -99,10 +99,11 @@ impl Inputs<'_> {
         }
     }
 
-    /// Returns true if all tors of the service share their guards.
+    /// Returns true if all tors of the service share their guards. Backends whose location is
+    /// exposed have no guards, and must not wait for any.
     fn shares_guards(&self) -> bool {
         let spec = &self.object.spec;
-        if spec.anonymity.guards == GuardMode::PerPod {
+        if spec.anonymity.guards == GuardMode::PerPod || self.is_exposed() {
             return false;
         }
         let lines = [&self.settings().tor_extra_config, &spec.backends.extra_torrc, &spec.frontend.extra_torrc];
@@ -111,7 +112,12 @@ impl Inputs<'_> {
 
     /// Returns true if all tors of the service share their vanguards.
     fn shares_vanguards(&self) -> bool {
-        self.object.spec.anonymity.vanguards == VanguardMode::Full
+        self.object.spec.anonymity.vanguards == VanguardMode::Full && !self.is_exposed()
+    }
+
+    /// Returns true if the location of the backends is exposed.
+    fn is_exposed(&self) -> bool {
+        self.object.spec.anonymity.server_location == ServerLocation::Exposed
     }
 
     /// Returns the torrc lines for every tor of the service. A consensus that switches

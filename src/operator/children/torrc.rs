@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::crd::{Backends, Frontend};
+use crate::crd::{Backends, Frontend, ServerLocation};
 use crate::link::paths::{
     CONTROL_COOKIE, CONTROL_SOCKET, EMPTY_FILE, FORWARD_DIR, ONION_SERVICE_DIR, SOCKS_SOCKET, TOR_DATA_DIR,
 };
@@ -47,8 +47,13 @@ Log notice stdout
 /// Returns the torrc of a backend. Its tor does not publish descriptors: the agent passes the
 /// descriptor to the publisher. `global` holds lines for every tor in the cluster. Onion service
 /// options apply to the preceding `HiddenServiceDir`, so the user's lines come last.
-pub(super) fn backend(global: &str, backends: &Backends, ports: &[ForwardedPort]) -> String {
+pub(super) fn backend(global: &str, location: ServerLocation, backends: &Backends, ports: &[ForwardedPort]) -> String {
     let mut text = common(NO_SOCKS) + &lines(global);
+    if location == ServerLocation::Exposed {
+        // Tor accepts one option only together with the other, and both only without a SOCKS port.
+        line(&mut text, format_args!("HiddenServiceSingleHopMode 1"));
+        line(&mut text, format_args!("HiddenServiceNonAnonymousMode 1"));
+    }
     line(&mut text, format_args!("PublishHidServDescriptors 0"));
     line(&mut text, format_args!("HiddenServiceDir {ONION_SERVICE_DIR}"));
     line(&mut text, format_args!("HiddenServiceVersion 3"));
@@ -145,7 +150,12 @@ mod tests {
             ..Backends::default()
         };
         assert_eq!(
-            backend("  UseBridges 1\n\n  Bridge 192.0.2.1:443\n", &backends, &[port(80), port(443)]),
+            backend(
+                "  UseBridges 1\n\n  Bridge 192.0.2.1:443\n",
+                ServerLocation::Hidden,
+                &backends,
+                &[port(80), port(443)]
+            ),
             "\
 DataDirectory /var/lib/tor/data
 ControlSocket unix:/run/onionbalance/control/socket
@@ -179,7 +189,7 @@ HiddenServiceMaxStreams 100
     fn a_circuit_has_a_limited_number_of_streams_unless_the_user_sets_another_limit() {
         let text = |extra: &str| {
             let backends = Backends { extra_torrc: extra.to_owned(), ..Backends::default() };
-            backend("", &backends, &[port(80)])
+            backend("", ServerLocation::Hidden, &backends, &[port(80)])
         };
         for extra in ["", "HiddenServiceMaxStreamsCloseCircuit 1", "# HiddenServiceMaxStreams 5", "NumCPUs 1"] {
             let text = text(extra);
@@ -207,7 +217,7 @@ HiddenServiceMaxStreams 100
 
     #[test]
     fn tor_exports_circuits_if_a_port_has_the_proxy_protocol() {
-        let text = |ports: &[ForwardedPort]| backend("", &Backends::default(), ports);
+        let text = |ports: &[ForwardedPort]| backend("", ServerLocation::Hidden, &Backends::default(), ports);
         let wants = ForwardedPort { proxy_header: true, ..port(443) };
         assert!(text(&[port(80), wants]).ends_with("\nHiddenServiceExportCircuitID haproxy\n"));
         assert!(!text(&[port(80), port(443)]).contains("CircuitID"));
@@ -220,11 +230,20 @@ HiddenServiceMaxStreams 100
                 CircuitLimits { open_streams, streams_per_second: None, stream_burst: None, bytes_per_second: None };
             let extra_torrc = extra.to_owned();
             let backends = Backends { circuit_limits: Some(limits), extra_torrc, ..Backends::default() };
-            backend("", &backends, &[port(80)])
+            backend("", ServerLocation::Hidden, &backends, &[port(80)])
         };
         assert!(limited(300, "").ends_with("\nHiddenServiceMaxStreams 600\nHiddenServiceExportCircuitID haproxy\n"));
         assert!(limited(u32::MAX, "").contains("\nHiddenServiceMaxStreams 65535\n"));
         assert!(!limited(300, "HiddenServiceMaxStreams 5").contains("600"));
+    }
+
+    #[test]
+    fn only_a_backend_whose_location_is_exposed_has_circuits_with_a_single_hop() {
+        let text = |location| backend("", location, &Backends::default(), &[port(80)]);
+        let [hidden, exposed] = [ServerLocation::Hidden, ServerLocation::Exposed].map(text);
+        let lines = "HiddenServiceSingleHopMode 1\nHiddenServiceNonAnonymousMode 1\n";
+        assert!(exposed.contains(&format!("\n{lines}")) && exposed.contains("\nSocksPort 0\n"), "{exposed}");
+        assert_eq!(exposed.replace(lines, ""), hidden);
     }
 
     #[test]

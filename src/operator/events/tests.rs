@@ -64,6 +64,13 @@ fn each_change_of_the_reachability_causes_an_event() {
 }
 
 #[test]
+fn an_exposed_location_causes_one_warning() {
+    let exposed = yes(ConditionType::LocationExposed, Reason::LocationNotHidden);
+    assert_eq!(reported(&[], &exposed), ["W LocationNotHidden: so"]);
+    assert_eq!(reported(&exposed, &exposed), [""; 0]);
+}
+
+#[test]
 fn signing_kits_that_end_cause_a_warning_before_and_when_a_period_is_missing() {
     let kind = ConditionType::SigningKeysReady;
     let (enough, expiring) = (yes(kind, Reason::KitsLoaded), yes(kind, Reason::SigningKeysExpiring));

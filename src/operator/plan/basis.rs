@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::key::Decision;
 use super::observed::Observed;
 use crate::crd::names::{self, Component};
-use crate::crd::validate::Problem;
+use crate::crd::validate::{Problem, exposed_beside};
 use crate::crd::{MasterKeySpec, OnionBalancedService};
 use crate::link::{AgentToken, ForwardedPort};
 use crate::onion::OnionAddress;
@@ -57,6 +57,11 @@ impl<'a> Basis<'a> {
                 Some(last) => basis.object.to_mut().spec.anonymity = last.anonymity(),
                 None => basis.withheld = COMPONENTS.to_vec(),
             }
+        }
+        // The last location may have been good with other settings of the operator.
+        let lines = &observed.environment.settings.tor_extra_config;
+        if exposed_beside(lines, basis.object.spec.anonymity.server_location).is_some() {
+            basis.withheld = COMPONENTS.to_vec();
         }
         Some(basis)
     }

@@ -7,7 +7,8 @@ use kube::ResourceExt as _;
 
 use super::published::silence;
 use crate::crd::{
-    GuardMode, GuardsProblem, GuardsProblemKind, OnionBalancedService, OnionBalancedServiceStatus, Reason, names,
+    GuardMode, GuardsProblem, GuardsProblemKind, OnionBalancedService, OnionBalancedServiceStatus, Reason,
+    ServerLocation, names,
 };
 use crate::operator::conditions::Finding;
 
@@ -20,7 +21,9 @@ pub(super) fn finding(
     lease: Option<&Lease>,
     now: Timestamp,
 ) -> Option<Finding> {
-    if object.spec.anonymity.guards != GuardMode::Shared || object.spec.suspend {
+    let anonymity = &object.spec.anonymity;
+    let shares = anonymity.guards == GuardMode::Shared && anonymity.server_location == ServerLocation::Hidden;
+    if !shares || object.spec.suspend {
         return None;
     }
     let guards = status.guards.as_ref()?;
@@ -141,7 +144,11 @@ mod tests {
 
     #[test]
     fn pods_that_share_no_guards_have_no_condition() {
-        for (path, value) in [("spec/anonymity/guards", json!("PerPod")), ("spec/suspend", json!(true))] {
+        for (path, value) in [
+            ("spec/anonymity/guards", json!("PerPod")),
+            ("spec/anonymity/serverLocation", json!("Exposed")),
+            ("spec/suspend", json!(true)),
+        ] {
             let mut observed = healthy();
             observed.object = with(&observed.object, "status/guards", guards(20, 0, 2));
             observed.object = with(&observed.object, path, value);

@@ -24,6 +24,7 @@ mod guards;
 mod health;
 mod key;
 mod last;
+mod location;
 mod observed;
 mod published;
 mod reachable;
@@ -55,7 +56,7 @@ use super::children::{BuildError, ChildId, Stage};
 use super::conditions::{Finding, listed};
 use crate::crd::names::Component;
 use crate::crd::validate::{self, Problem};
-use crate::crd::{OnionBalancedService, Reason};
+use crate::crd::{OnionBalancedService, Reason, ServerLocation};
 use crate::onion::OnionAddress;
 
 /// The next step of a reconciliation.
@@ -134,6 +135,8 @@ pub struct Conclusion {
     withheld: Vec<Component>,
     /// The desired number of backends.
     backends: i32,
+    /// The value of `spec.anonymity.serverLocation` with which the pods are configured.
+    location: ServerLocation,
 }
 
 /// Plans the next step of a reconciliation.
@@ -179,6 +182,7 @@ impl Facts<'_> {
 fn problems(observed: &Observed) -> Vec<Problem> {
     let mut problems = invalid_parts(observed);
     problems.extend(observed.environment.settings.policy.problems(&observed.object));
+    problems.extend(location::contradicted(observed));
     problems
 }
 
@@ -187,7 +191,8 @@ fn invalid_parts(observed: &Observed) -> Vec<Problem> {
     let unreadable = &observed.unreadable;
     // An unreadable part has a default value, about which validation has nothing to say.
     let is_known = |problem: &Problem| unreadable.iter().any(|known| problem.field.starts_with(&known.field));
-    let refused = validate::spec(&observed.object).into_iter().filter(|problem| !is_known(problem));
+    let refused = validate::spec(&observed.object).into_iter().chain(location::changed(observed));
+    let refused = refused.filter(|problem| !is_known(problem));
     // The user does not write the status, and can correct nothing in it.
     let in_spec = unreadable.iter().filter(|problem| problem.field.starts_with("spec"));
     in_spec.cloned().chain(refused).collect()
@@ -217,6 +222,7 @@ fn conclude(observed: &Observed, facts: &Facts<'_>, error: Option<&BuildError>) 
         address,
         withheld: facts.withheld().to_vec(),
         backends: if object.spec.suspend { 0 } else { object.spec.backends.replicas.max(0) },
+        location: object.spec.anonymity.server_location,
     }
 }
 

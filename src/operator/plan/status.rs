@@ -8,8 +8,8 @@ use kube::ResourceExt as _;
 
 use super::published::SETTLING;
 use super::{
-    Conclusion, LONGEST_LIST, Observed, RefusedWrite, clients, guards, health, published, reachable, signing_keys,
-    workload,
+    Conclusion, LONGEST_LIST, Observed, RefusedWrite, clients, guards, health, location, published, reachable,
+    signing_keys, workload,
 };
 use crate::crd::names::{self, Component, pod_selector};
 use crate::crd::{BackendState, BackendStatus, ConditionType, OnionBalancedServiceStatus, Reason};
@@ -56,10 +56,12 @@ pub fn status(
     let onion_address =
         conclusion.address.map(|address| address.to_string()).or_else(|| previous.onion_address.clone());
     let reachable = reachable::finding(object, previous, observed.lease.as_ref(), now);
-    let ready = summary(&found, reachable.as_ref());
+    let exposed = location::finding(conclusion.location);
+    let ready = summary(&found, reachable.as_ref(), exposed.is_some());
     found.extend(reachable.map(|reachable| (ConditionType::Reachable, reachable)));
     let shared = guards::finding(object, previous, observed.lease.as_ref(), now);
     found.extend(shared.map(|shared| (ConditionType::GuardsShared, shared)));
+    found.extend(exposed.map(|exposed| (ConditionType::LocationExposed, exposed)));
     found.push((ConditionType::Ready, ready));
     found.extend(stalled(&found));
     OnionBalancedServiceStatus {
@@ -183,10 +185,14 @@ fn stalled(found: &[(ConditionType, Finding)]) -> Option<(ConditionType, Finding
 
 /// Returns the finding about `Ready`, which repeats the first other finding that is not True. A
 /// probe that has not ended, or could not be made, says nothing about the service, so the finding
-/// about the probes counts only if it is False.
-fn summary(found: &[(ConditionType, Finding)], reachable: Option<&Finding>) -> Finding {
+/// about the probes counts only if it is False. If the location of the servers is exposed, the
+/// message says so, because lists of objects show it.
+fn summary(found: &[(ConditionType, Finding)], reachable: Option<&Finding>, is_exposed: bool) -> Finding {
     let problem = found.iter().map(|(_, finding)| finding).find(|finding| !finding.holds());
     match problem.or(reachable.filter(|reachable| reachable.truth == Truth::False)) {
+        None if is_exposed => {
+            Finding::yes(Reason::Ready, "The service is reachable. The location of its servers is not hidden.")
+        }
         None => Finding::yes(Reason::Ready, "The service is reachable."),
         Some(finding) => finding.clone(),
     }

@@ -44,6 +44,16 @@ fn refusal(policy: &ObjectPolicy, target: &str) -> Option<String> {
 }
 
 #[test]
+fn only_a_flag_allows_an_exposed_location() {
+    let exposed = json!({"anonymity": {"serverLocation": "Exposed"}});
+    let expected = "spec.anonymity.serverLocation: \"Exposed\" is not allowed; remove it, or ask the cluster's administrator \
+                    to allow it with --allow-exposed-locations";
+    assert_eq!(problems(&policy(&[]), &exposed), [expected]);
+    assert_eq!(problems(&policy(&["--allow-exposed-locations", "true"]), &exposed), [""; 0]);
+    assert_eq!(problems(&policy(&[]), &json!({"anonymity": {"serverLocation": "Hidden"}})), [""; 0]);
+}
+
+#[test]
 fn targets_in_the_pod_in_the_cloud_and_at_the_api_server_are_refused_by_default() {
     let policy = policy(&[]);
     for (target, item) in [

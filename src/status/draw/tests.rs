@@ -97,6 +97,14 @@ fn the_end_of_signing_kits_is_shown_before_it_is_a_problem() {
 }
 
 #[test]
+fn an_exposed_location_is_shown() {
+    let exposed = condition("LocationExposed", "True", "LocationNotHidden", "Not hidden.");
+    let status = json!({"observedGeneration": 2, "onionAddress": ADDRESS, "conditions": [exposed]});
+    let text = plain(&canvas(None).service(&view("web", &status)));
+    assert!(text.contains(&format!("\n  address   {ADDRESS}\n  location  Not hidden.\n")), "{text}");
+}
+
+#[test]
 fn a_ready_service_is_shown_in_full() {
     let expected = format!(
         "shop/web  Ready

@@ -1,6 +1,7 @@
 //! Tests how the server checks and stores our objects.
 
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use kube::core::response::StatusCause;
 use kube::core::{ApiResource, GroupVersionKind};
 use onionbalance_operator::crd::{OnionBalancedService, custom_resource_definition, without_rules};
 use serde_json::{Value, json};
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 use super::{apply_crd, crd_server, objects, objects_of};
 use crate::scene::PATIENCE;
 use crate::server::wait_established;
-use crate::table::refused::{allowed, changed, good};
+use crate::table::refused::{RefusedChange, allowed, changed, good, refused_changes};
 use crate::table::rejects_exactly_the_invalid_objects;
 use crate::wait::until;
 
@@ -30,7 +31,7 @@ async fn stores_the_smallest_object_with_all_defaults() {
     let expected = json!({
         "ports": good()["spec"]["ports"],
         "masterKey": {"delegated": false}, "deletionPolicy": "Retain", "suspend": false,
-        "anonymity": {"guards": "Shared", "guardsInUse": 1, "vanguards": "Lite"},
+        "anonymity": {"guards": "Shared", "guardsInUse": 1, "vanguards": "Lite", "serverLocation": "Hidden"},
         "backends": {"replicas": 2, "introductionPoints": 3, "drainTimeoutSeconds": 120, "template": {}},
         "frontend": {
             "replicas": 1, "distinctDescriptors": "Auto", "template": {},
@@ -58,6 +59,31 @@ async fn the_defaults_of_the_schema_are_those_of_the_operator() {
         let stored = objects.create(&PostParams::default(), &object).await.unwrap();
         let stored: OnionBalancedService = serde_json::from_value(serde_json::to_value(stored).unwrap()).unwrap();
         assert_eq!(stored.spec, sent.spec, "{change}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_field_that_cannot_be_changed_is_not_changed() {
+    let objects = objects().await;
+    for (number, RefusedChange { before, after, says }) in refused_changes().into_iter().enumerate() {
+        let (name, (field, message)) = (format!("immutable-{number}"), says.split_once(": ").unwrap());
+        let whole = |change: &Value| -> DynamicObject {
+            let mut object = changed(change);
+            object["metadata"]["name"] = json!(name);
+            serde_json::from_value(object).unwrap()
+        };
+        let stored = objects.create(&PostParams::default(), &whole(&before)).await.unwrap();
+        let mut replacement = whole(&after);
+        replacement.metadata.resource_version = stored.metadata.resource_version;
+        let Err(kube::Error::Api(refusal)) = objects.replace(&name, &PostParams::default(), &replacement).await else {
+            panic!("{before} was replaced by {after}")
+        };
+        let causes = &refusal.details.as_ref().unwrap().causes;
+        let expected = |cause: &StatusCause| cause.field == field && cause.message.ends_with(message);
+        assert!(refusal.code == 422 && causes.iter().any(expected), "{refusal:?}");
+        // Any other change is possible.
+        let suspend = Patch::Merge(json!({"spec": {"suspend": true}}));
+        objects.patch(&name, &PatchParams::default(), &suspend).await.unwrap();
     }
 }
 

@@ -5,13 +5,14 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::Ordering;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
 use onionbalance_e2e::command::output;
 use onionbalance_e2e::onionkey;
 use onionbalance_e2e::tornet::make_private_dir;
 use onionbalance_e2e::tornet::torrc::PERIOD_MINUTES;
+use onionbalance_e2e::wait::{Seen, until};
 use onionbalance_operator::crd;
 use onionbalance_operator::link::{
     AGENT_API_PORT, AgentConfig, CIRCUITS_PORT, CircuitLimits, ForwardedPort, TargetCheck,
@@ -20,8 +21,14 @@ use onionbalance_operator::onion::{ClientPublicKey, Kit, MasterKey, PeriodCalend
 use rustix::process::Signal;
 
 use super::render::Service;
-use super::{Backend, DataPlane};
+use super::{Backend, DataPlane, Features};
 use crate::target;
+
+/// The program of the transport obfs4, where Debian and tor's image with this transport have it.
+const OBFS4: &str = "/usr/bin/obfs4proxy";
+/// The port of the bridge's own protocol, which its clients do not use, and that of the transport.
+const BRIDGE_PORT: u16 = 15_210;
+const OBFS4_PORT: u16 = 15_211;
 
 /// One of the two time periods that a service publishes at a time.
 #[derive(Debug, Clone, Copy)]
@@ -117,6 +124,54 @@ HiddenServicePort 80 {target}
         );
         self.start_tor(&format!("external{number}"), &dir, &torrc)?;
         Ok(key.address)
+    }
+
+    /// Starts a bridge that clients reach only through the transport obfs4. Returns the torrc lines
+    /// with which a tor uses the bridge.
+    pub(super) async fn start_bridge(&self) -> Result<String> {
+        let dir = self.path("bridge");
+        let data = dir.join("data");
+        make_private_dir(&dir.join("run"))?;
+        make_private_dir(&data)?;
+        fs::write(dir.join("run/empty"), "")?;
+        let torrc = format!(
+            "DataDirectory {data}
+Nickname bridge
+SocksPort 0
+Address 127.0.0.1
+ORPort 127.0.0.1:{BRIDGE_PORT}
+AssumeReachable 1
+ExitRelay 0
+BridgeRelay 1
+PublishServerDescriptor 0
+ServerTransportPlugin obfs4 exec {OBFS4}
+ServerTransportListenAddr obfs4 127.0.0.1:{OBFS4_PORT}
+ExtORPort auto
+GeoIPFile {empty}
+GeoIPv6File {empty}
+Log notice stdout
+{network}",
+            data = data.display(),
+            empty = dir.join("run/empty").display(),
+            network = self.network_torrc,
+        );
+        self.start_tor("bridge", &dir, &torrc)?;
+        until("the bridge has written its line", Duration::from_secs(60), async || {
+            self.processes.check("bridge")?;
+            let [line, fingerprint] =
+                ["pt_state/obfs4_bridgeline.txt", "fingerprint"].map(|file| fs::read_to_string(data.join(file)));
+            let (Ok(line), Ok(fingerprint)) = (line, fingerprint) else {
+                return Ok(Seen::not_yet("a file is missing"));
+            };
+            let fingerprint = fingerprint.split_whitespace().nth(1).unwrap_or_default();
+            let Some(line) = line.lines().find(|line| line.starts_with("Bridge obfs4 ")) else {
+                return Ok(Seen::not_yet("the file has no line yet"));
+            };
+            let line = line.replace("<IP ADDRESS>:<PORT>", &format!("127.0.0.1:{OBFS4_PORT}"));
+            let line = line.replace("<FINGERPRINT>", fingerprint);
+            Ok(Seen::Yes(format!("UseBridges 1\nClientTransportPlugin obfs4 exec {OBFS4}\n{line}\n")))
+        })
+        .await
     }
 
     /// Makes a backend's tor keep as many introduction points as it can find, up to 20.
@@ -249,8 +304,9 @@ HiddenServicePort 80 {target}
     /// tors share this machine's loopback address.
     fn torrc(&self, component: &str, dir: &Path, ports: &[ForwardedPort]) -> Result<String> {
         let key = &MasterKey::from_tor_secret_key_file(&fs::read(self.key.dir.join("hs_ed25519_secret_key"))?)?;
-        let global = &format!("{}SafeLogging 0\n", self.network_torrc);
-        let service = Service { key, ports, backends: &self.features.backends, global };
+        let global = &format!("{}SafeLogging 0\n{}", self.network_torrc, self.bridge);
+        let Features { backends, anonymity, .. } = &self.features;
+        let service = Service { key, ports, backends, anonymity, global };
         let torrc = service.torrc(component, dir)?;
         let lines = torrc.lines().filter(|line| !line.starts_with("MetricsPort"));
         Ok(lines.flat_map(|line| [line, "\n"]).collect())

@@ -124,6 +124,7 @@ fn covers_network(option: &str) -> bool {
 fn useful_lines_pass() {
     let lines = "# comment\n\nMaxMemInQueues 200 MB\nLog notice stdout # more\nUseBridges 1\n  +Bridge 192.0.2.1:443 \
         0123456789012345678901234567890123456789\n\tNumCPUs 1\nBandwidthRate 10 MBytes\nlearncircuitbuildtimeout 0\n\
+        Bridge obfs4 [2001:db8::1]:443 0123456789012345678901234567890123456789 cert=a/b+c iat-mode=0 # mine\n\
         Socks5Proxy proxy:1080\nExcludeNodes 192.0.2.0/24,$0123456789012345678901234567890123456789\n";
     for place in PLACES {
         assert_eq!(check(lines, place), [] as [String; 0]);
