@@ -14,7 +14,7 @@ use onionbalance_operator::onion::ClientPublicKey;
 
 use super::clients::Clients;
 use super::effort::Effort;
-use super::hops::primary_guards_of_pods;
+use super::hops::{of_pods, primary_guards_of_pods};
 use super::judge::{HeldDescriptor, Judge};
 use super::needs::Needs;
 use super::plain::PlainService;
@@ -266,6 +266,18 @@ impl Stage {
     /// fingerprint.
     pub fn held(&self) -> Result<BTreeMap<String, HeldDescriptor>> {
         self.judge.held_for_clients()
+    }
+
+    /// Maps the fingerprints of the relays that a fault of HSDirs may affect to their nicknames. The
+    /// loss of a relay through which a service enters the network is another fault. Without a
+    /// majority of the authorities, there would be no consensus.
+    pub async fn relays_but_guards(&self) -> Result<BTreeMap<String, String>> {
+        let uids: BTreeSet<_> = self.service.pods().await?.iter().filter_map(Pod::uid).collect();
+        let ours = of_pods(&uids).await?.into_values();
+        let guards: BTreeSet<_> = ours.chain([self.plain().hops().await?]).flat_map(|hops| hops.in_use).collect();
+        let mut relays = self.network.relays()?;
+        relays.retain(|relay, _| !guards.contains(relay));
+        Ok(relays)
     }
 
     /// Returns the highest revision counter among the descriptors that the HSDirs hold.

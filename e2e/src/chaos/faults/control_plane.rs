@@ -178,8 +178,7 @@ impl Fault for HsDirsDown {
 
     fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<ActiveFault<'a>>> {
         Box::pin(async move {
-            // A frozen authority would delay the consensus, which is a different fault.
-            let (relays, held) = (stage.network.relays()?, stage.held()?);
+            let (relays, held) = (stage.relays_but_guards().await?, stage.held()?);
             let relays = held.keys().filter_map(|hsdir| relays.get(hsdir)).map(|nickname| process_name(nickname));
             let frozen: Vec<_> = relays.take(FROZEN.into()).collect();
             ensure!(frozen.len() == usize::from(FROZEN), "too few relays hold the descriptor: {frozen:?}");

@@ -5,15 +5,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use futures::future::{LocalBoxFuture, try_join_all};
-use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt as _;
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::chaos::circuits::FailedCircuits;
 use crate::chaos::fault::{ActiveFault, Fault, Findings};
 use crate::chaos::figure::Figure;
-use crate::chaos::hops::{control_of, of_pods};
+use crate::chaos::hops::control_of;
 use crate::chaos::limit::{Bound, Limit, like_plain};
 use crate::chaos::needs::Needs;
 use crate::chaos::observed::Observed;
@@ -64,7 +62,7 @@ impl Fault for SilentHsdirs {
 
     fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<ActiveFault<'a>>> {
         Box::pin(async move {
-            let relays = relays_but_guards(stage).await?;
+            let relays: Vec<_> = stage.relays_but_guards().await?.values().map(|name| process_name(name)).collect();
             let count = usize::from(SILENT);
             ensure!(relays.len() >= count * 2, "only {} relays are no guard of either service", relays.len());
             let (killed, frozen) = relays.split_at(count);
@@ -113,17 +111,6 @@ impl Fault for SilentHsdirs {
     fn false_alarms(&self) -> f64 {
         FALSE_ALARMS
     }
-}
-
-/// Returns the names of the processes of relays through which neither service enters the network.
-/// The loss of a guard is another fault.
-async fn relays_but_guards(stage: &Stage) -> Result<Vec<String>> {
-    let uids: BTreeSet<_> = stage.service.pods().await?.iter().filter_map(Pod::uid).collect();
-    let ours = of_pods(&uids).await?.into_values();
-    let guards: BTreeSet<_> = ours.chain([stage.plain().hops().await?]).flat_map(|hops| hops.in_use).collect();
-    // Without a majority of the authorities, there would be no consensus.
-    let relays = stage.network.relays()?.into_iter().filter(|(relay, _)| !guards.contains(relay));
-    Ok(relays.map(|(_, nickname)| process_name(&nickname)).collect())
 }
 
 /// Counts the circuits of the tor through which the leader publishes.
