@@ -106,7 +106,8 @@ async fn prints_no_private_key() {
     scene.wait_condition("web", "MasterKeyReady", "True KeyLoaded").await;
     let key =
         scene.wait_for::<Secret>("web-master-key", |_| true).await.data.unwrap()["hs_ed25519_secret_key"].0.clone();
-    for arguments in [&["web", "-n", &scene.namespace][..], &["web", "-n", &scene.namespace, "-o", "json"]] {
+    let namespace = scene.namespace.as_str();
+    for arguments in [&["web", "-n", namespace][..], &["web", "-n", namespace, "-o", "json"]] {
         let (_, report, error) = doctor(kubeconfig(""), arguments).await;
         assert!(report.contains("web-master-key"), "{report}");
         // The last 64 bytes of the file are the expanded key.
@@ -140,7 +141,7 @@ async fn says_what_the_user_may_not_read() {
 
     let folder = tempfile::tempdir().unwrap();
     let config = write(folder.path(), &kubeconfig_as(Some("doctor-reader"), &scene.namespace));
-    let (code, report, error) = doctor(config.clone(), &["web", "-o", "json"]).await;
+    let (code, report, error) = doctor(config, &["web", "-o", "json"]).await;
     assert_eq!((code, error.as_str()), (Some(1), ""), "{report}");
     let report: Value = serde_json::from_str(&report).unwrap();
     let findings = report["findings"].as_array().unwrap();
