@@ -30,7 +30,7 @@ enum Command {
     /// Exit codes: 0 if all shown services are Ready, 1 if the command failed, 2 if the usage was
     /// wrong, 3 if a service is not Ready.
     Status(status::Args),
-    /// Generate, convert, delegate, show and check keys
+    /// Generate, convert, delegate, show and check keys, and sign certificate requests
     Key(tools::key::Args),
     /// Generate a configuration for the stand-alone daemon (`onionbalance-operator frontend
     /// --config`)
