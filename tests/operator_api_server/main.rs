@@ -13,6 +13,7 @@ mod children;
 mod crd_server;
 mod delegated;
 mod events;
+mod explain;
 mod fields;
 mod gitops;
 mod guards;
