@@ -27,6 +27,14 @@ images: packages release ## Build the container images without Docker, and their
 docs: ## Build the documentation site in target/docs/site, and check its links
 	@$(SETUP)/docs.sh $(TARGET)/docs
 
+.PHONY: screenshots
+screenshots: ## Renew the picture of kubectl onionbalance status in docs/pictures; the demo must be running
+	@test -e $(DEMO)/node/connected || { echo "the demo is not running: run 'make demo' first" >&2; exit 1; }
+	@cargo build --release --locked --quiet --bin kubectl-onionbalance
+	@KUBECONFIG=$(DEMO)/kubernetes/admin.conf python3 docs/site/screenshot.py $(TARGET)/release/kubectl-onionbalance status web \
+		>$(TARGET)/status.svg
+	@mv $(TARGET)/status.svg docs/pictures/status.svg && echo docs/pictures/status.svg
+
 .PHONY: programs
 programs: ## Build the programs for servers and people: onionbalance, onionbalance-config, kubectl-onionbalance
 	cargo build --release --locked --bin onionbalance --bin onionbalance-config --bin kubectl-onionbalance
@@ -135,9 +143,9 @@ generate: ## Regenerate crds/, docs/reference.md, the table of docs/reliability.
 
 # Prerequisites of the targets above.
 .PHONY: no-demo packages kubernetes crd-server release test-build demo-packages client-packages crates demo-programs demo-images
-STATE := $(or $(XDG_STATE_HOME),$(HOME)/.local/state)/onionbalance-operator
+DEMO := $(or $(XDG_STATE_HOME),$(HOME)/.local/state)/onionbalance-operator/e2e
 no-demo:
-	@! test -e $(STATE)/e2e/node/connected || { echo "the demo is running, and a machine can host only one node: run 'make demo-down' first" >&2; exit 1; }
+	@! test -e $(DEMO)/node/connected || { echo "the demo is running, and a machine can host only one node: run 'make demo-down' first" >&2; exit 1; }
 packages:
 	@$(SETUP)/packages.sh cluster
 demo-packages:

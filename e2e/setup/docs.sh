@@ -19,7 +19,7 @@ make_environment() {
     touch "$DIR/complete"
 }
 build() {
-    (cd "$tree/docs/site" && PYTHONDONTWRITEBYTECODE=1 "$DIR/bin/python" -m unittest --quiet test_site)
+    (cd "$tree/docs/site" && PYTHONDONTWRITEBYTECODE=1 "$DIR/bin/python" -m unittest --quiet test_site test_screenshot)
     rm -rf "$folder/source" "$folder/site"
     mkdir -p "$folder/source"
     "$DIR/bin/python" "$tree/docs/site/stage.py" "$tree" "$folder/source"

@@ -44,7 +44,7 @@ enum Command {
     /// or the usage was wrong.
     #[command(after_help = examples::DOCTOR)]
     Doctor(status::doctor::Args),
-    /// Generate, convert, delegate, show and check keys
+    /// Generate, convert, delegate, show and check keys, and sign certificate requests
     Key(tools::key::Args),
     /// Generate a configuration for the stand-alone daemon (`onionbalance-operator frontend
     /// --config`)

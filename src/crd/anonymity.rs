@@ -14,23 +14,23 @@ pub struct Anonymity {
     /// guards of the pods before it, so that a rollout does not bring the service closer to a
     /// malicious guard. The guards are kept in the Secret `<name>-guards`. With `PerPod`, each pod
     /// chooses its own guards. Guards are never shared if a torrc line sets `UseBridges`,
-    /// `UseEntryGuards` or `EntryNodes`. A change replaces the pods.
+    /// `UseEntryGuards` or `EntryNodes`. A change replaces the pods. Default `Shared`.
     pub guards: GuardMode,
     /// The number of the shared guards over which the backends spread. With 1, all of them use the
     /// first guard, which carries the traffic of all backends. With 2 or 3, each backend uses one
     /// of the first two or three, so the service has more bandwidth, but more relays know the nodes
     /// and see the traffic. Requires `guards: Shared` if greater than 1. A change replaces the
-    /// pods, and the set of guards stays the same.
+    /// pods, and the set of guards stays the same. From 1 to 3. Default 1.
     #[schemars(range(min = 1, max = 3))]
     pub guards_in_use: u8,
     /// Controls which relays follow the guard in the circuits of the pods. With `Lite`, each tor
-    /// chooses its own second relays, anew at each start, and any third relays. With `Full`, all
+    /// chooses its own second relays, again at each start, and any third relays. With `Full`, all
     /// pods use the same four relays at the second and the same six at the third hop. The publisher
     /// chooses them, keeps them in the Secret `<name>-guards`, and replaces each one after 30 to 60
     /// days (second hop) or 1 to 48 hours (third hop). `Full` makes it much harder to find the
     /// guard of a service that exists for months, but the circuits are longer and slower. No torrc
     /// line may set `HSLayer2Nodes`, `HSLayer3Nodes` or `ExcludeNodes` with `Full`. A change
-    /// replaces the pods.
+    /// replaces the pods. Default `Lite`.
     pub vanguards: VanguardMode,
     /// Controls whether Tor hides where the servers are. With `Exposed`, the service is NOT
     /// ANONYMOUS: the backends connect directly to introduction points and rendezvous points, so

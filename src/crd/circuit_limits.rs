@@ -12,18 +12,19 @@ use super::rules;
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = rules::circuit_limits()))]
 pub struct CircuitLimits {
-    /// The number of streams that a circuit may have open. Default 256; at most 16384. The agent
-    /// never allows a circuit more than an eighth of all streams.
+    /// The number of streams that a circuit may have open. The agent never allows a circuit more
+    /// than an eighth of all streams. From 1 to 16384. Default 256.
     #[serde(default = "default_open_streams")]
     #[schemars(range(min = 1, max = 16384))]
     pub open_streams: u32,
-    /// The number of streams per second that a circuit may open in the long run. At most 10000. If
-    /// absent, the rate is not limited.
+    /// The number of streams per second that a circuit may open in the long run. From 1 to 10000.
+    /// If absent, the rate is not limited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10000))]
     pub streams_per_second: Option<u32>,
-    /// The number of streams that a circuit may open at once after a pause. Must be at least
-    /// `streamsPerSecond`, and at most 100000. Default: ten times `streamsPerSecond`.
+    /// The number of streams that a circuit may open at once after a pause. Requires
+    /// `streamsPerSecond`, and must not be less. From 1 to 100000. If absent, ten times
+    /// `streamsPerSecond`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000))]
     pub stream_burst: Option<u32>,

@@ -12,16 +12,16 @@ use super::{rules, schema};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AddressProbe {
-    /// Switches the probe on. Switching it on or off replaces the frontend pods, because their tor
-    /// gets or loses its SOCKS port.
+    /// True switches the probe on, and false switches it off. A change replaces the frontend pods,
+    /// because their tor gets or loses its SOCKS port. Default `true`.
     pub enabled: bool,
     /// The time in seconds from one probe to the next. Each probe covers one port, and the ports
-    /// take turns. From 10 to 86400 (one day).
+    /// take turns. From 10 to 86400 (one day). Default 300.
     #[schemars(range(min = 10, max = 86400))]
     pub period_seconds: u32,
     /// The time in seconds after which a probe has failed. A probe makes up to two attempts, each
-    /// for at most half of this time. From 60, because an attempt waits 16 seconds to see whether
-    /// the target refuses the stream, to 600.
+    /// for at most half of this time. An attempt waits 16 seconds to see whether the target refuses
+    /// the stream. From 60 to 600. Default 120.
     #[schemars(range(min = 60, max = 600))]
     pub timeout_seconds: u32,
     /// An HTTP request to one port. If absent, and for all other ports, the probe only checks that
@@ -40,19 +40,21 @@ impl Default for AddressProbe {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HttpProbe {
-    /// The port of the onion address that speaks HTTP. Default 80.
+    /// The port of the onion address that speaks HTTP. From 1 to 65535. Default 80.
     #[schemars(range(min = 1))]
     pub port: u16,
-    /// The path of the request, for example `/healthz`. Default `/`.
+    /// The path of the request, for example `/healthz`. At most 1024 characters. Default `/`.
     #[schemars(length(max = 1024), extend("x-kubernetes-validations" = rules::request_path()))]
     pub path: String,
-    /// The status that the response must have. If absent, every status from 200 to 399 is good.
+    /// The status that the response must have, from 100 to 599. If absent, every status from 200 to
+    /// 399 is good.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 100, max = 599))]
     pub expected_status: Option<u16>,
-    /// The `Host` header of the request. If absent, the onion address.
+    /// The `Host` header of the request, for example `web.example.org`. If absent, the header holds
+    /// the onion address.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253), extend("x-kubernetes-validations" = rules::request_host()))]
+    #[schemars(length(min = 1, max = 253), extend("x-kubernetes-validations" = rules::request_host()))]
     pub host: Option<String>,
 }
 

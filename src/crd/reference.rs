@@ -264,7 +264,7 @@ mod tests {
     fn a_row_lists_type_default_limits_and_description() {
         let text = reference();
         let row = |start: &str| text.lines().find(|line| line.starts_with(start)).unwrap().to_owned();
-        assert!(row("| `introductionPoints` | integer | `3` | 3 to 20 | ").ends_with("20. |"));
+        assert!(row("| `introductionPoints` | integer | `3` | 3 to 20 | ").ends_with("Default 3. |"));
         assert!(
             row("| `ports` | list: object | (required) | 1 to 64 items; each `port` once | ").contains("(#specports)")
         );

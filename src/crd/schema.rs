@@ -19,6 +19,8 @@ pub fn custom_resource_definition() -> CustomResourceDefinition {
     for version in &mut crd.spec.versions {
         if let Some(schema) = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()) {
             walk(schema, &mut use_known_formats);
+            walk(schema, &mut unwrap_description);
+            refuse_nulls(schema, "");
             schema.x_kubernetes_validations = Some(rules::object());
             if let Some(status) = schema.properties.as_mut().and_then(|properties| properties.get_mut("status")) {
                 status.default = Some(JSON(unseen()));
@@ -63,6 +65,39 @@ fn use_known_formats(node: &mut JSONSchemaProps) {
     };
 }
 
+/// Removes the line breaks within a paragraph of a description, which come from the source code.
+/// `kubectl explain` wraps the text itself, but keeps the breaks.
+fn unwrap_description(node: &mut JSONSchemaProps) {
+    if let Some(text) = &mut node.description {
+        let paragraphs = text.split("\n\n").map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "));
+        *text = paragraphs.collect::<Vec<_>>().join("\n\n");
+    }
+}
+
+/// The fields whose text may be empty.
+///
+/// An API server before Kubernetes 1.21 that was compiled with Go 1.16 or newer, as Debian's is,
+/// treats an empty text as null. It therefore accepts an empty text only if the text is nullable
+/// (kubernetes/kubernetes#99804). The values of [`texts`] may be empty, too.
+const MAY_BE_EMPTY: [&str; 3] = ["extraTorrc", "priorityClassName", "runtimeClassName"];
+
+/// Makes every field at and below `schema` refuse null, except the texts that may be empty.
+///
+/// An API server removes a null from a field that is not nullable, and then sets the default, if
+/// there is one. A null in a manifest is thus the same as an absent field. For a nullable field,
+/// the server would keep the null, refuse it if the field has a list of allowed values, and tell
+/// `kubectl explain` neither the type nor the fields below (OpenAPI 2 has no `nullable`).
+fn refuse_nulls(schema: &mut JSONSchemaProps, name: &str) {
+    schema.nullable = MAY_BE_EMPTY.contains(&name).then_some(true);
+    for (name, field) in schema.properties.iter_mut().flatten() {
+        refuse_nulls(field, name);
+    }
+    if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
+        refuse_nulls(items, "");
+    }
+    // The additional properties are the values of maps, which only `texts` makes nullable.
+}
+
 /// Visits a schema and every schema nested in it.
 fn walk(schema: &mut JSONSchemaProps, visit: &mut impl FnMut(&mut JSONSchemaProps)) {
     visit(schema);
@@ -83,7 +118,7 @@ fn walk(schema: &mut JSONSchemaProps, visit: &mut impl FnMut(&mut JSONSchemaProp
 /// Including the object's full schema would tie the CRD to one Kubernetes version, and would use up
 /// much of the size that `kubectl apply` allows.
 pub(super) fn any_object(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "object", "nullable": true, "x-kubernetes-preserve-unknown-fields": true })
+    json_schema!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
 }
 
 /// Returns the schema of a list of Kubernetes objects that only the API server validates; see
@@ -92,11 +127,8 @@ pub(super) fn any_objects(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "array", "items": { "type": "object", "x-kubernetes-preserve-unknown-fields": true } })
 }
 
-/// Returns the schema of a map of texts, in which a text may be empty.
-///
-/// An API server before Kubernetes 1.21 that was compiled with Go 1.16 or newer, as Debian's is,
-/// treats an empty text as null. It therefore accepts an empty text only if the text is nullable
-/// (kubernetes/kubernetes#99804).
+/// Returns the schema of a map of texts, in which a text may be empty and is therefore nullable
+/// (see [`MAY_BE_EMPTY`]).
 pub(super) fn texts(_: &mut SchemaGenerator) -> Schema {
     let text = json!({ "type": "string", "nullable": true });
     json_schema!({ "type": "object", "maxProperties": 128, "additionalProperties": text })
@@ -229,6 +261,89 @@ mod tests {
         let status = schema()["properties"]["status"]["default"].clone();
         let status: crate::crd::OnionBalancedServiceStatus = serde_json::from_value(status).unwrap();
         assert_eq!((status.conditions[0].type_.as_str(), status.conditions[0].status.as_str()), ("Ready", "Unknown"));
+    }
+
+    /// Visits every field in a schema, with its path. The path of a list's items ends in `[]`, and
+    /// that of a map's values in `{}`.
+    fn each_field(node: &Value, path: &str, visit: &mut impl FnMut(&str, &Value)) {
+        for (name, field) in node["properties"].as_object().into_iter().flatten() {
+            let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+            visit(&path, field);
+            each_field(field, &path, visit);
+        }
+        for (inner, mark) in [("items", "[]"), ("additionalProperties", "{}")] {
+            if node[inner].is_object() {
+                let path = format!("{path}{mark}");
+                visit(&path, &node[inner]);
+                each_field(&node[inner], &path, visit);
+            }
+        }
+    }
+
+    #[test]
+    fn only_texts_that_may_be_empty_are_nullable() {
+        let mut nullable = Vec::new();
+        each_field(&schema(), "", &mut |path, field| {
+            if field.get("nullable").is_some() {
+                assert_eq!((&field["nullable"], &field["type"]), (&json!(true), &json!("string")), "{path}");
+                nullable.push(path.to_owned());
+            }
+        });
+        let template = ["annotations{}", "labels{}", "nodeSelector{}", "priorityClassName", "runtimeClassName"];
+        let expected = ["backends", "frontend"].into_iter().flat_map(|part| {
+            let fields = template.map(|field| format!("spec.{part}.template.{field}"));
+            [format!("spec.{part}.extraTorrc")].into_iter().chain(fields)
+        });
+        assert_eq!(nullable, expected.collect::<Vec<_>>());
+    }
+
+    /// Some API servers refuse an empty text as a null; see [`MAY_BE_EMPTY`]. With a limit, all of
+    /// them do.
+    #[test]
+    fn other_texts_of_the_spec_must_not_be_empty() {
+        each_field(&schema()["properties"]["spec"], "", &mut |path, field| {
+            let is_text = field["type"] == "string" && field.get("enum").is_none() && field.get("default").is_none();
+            if is_text && field.get("nullable").is_none() {
+                assert!(field["minLength"].as_i64() >= Some(1), "{path} may be empty");
+            }
+        });
+    }
+
+    /// `kubectl explain` prints each description. Older versions print neither defaults nor limits.
+    #[test]
+    fn each_description_is_a_sentence_with_the_default_and_the_limits() {
+        each_field(&schema(), "", &mut |path, field| {
+            if path.ends_with("[]") || path.ends_with("{}") {
+                return;
+            }
+            let text = field["description"].as_str().unwrap_or_default();
+            let begins_well = text.starts_with(|first: char| first.is_ascii_uppercase());
+            assert!(begins_well && text.ends_with('.') && !text.contains('\n'), "{path}: {text:?}");
+            let (mut missing, words) = (Vec::new(), format!(" {text} ").replace(['.', ',', ':', ';', '(', ')'], " "));
+            let mut expect = |expected: String| {
+                if !words.contains(&format!(" {expected} ")) {
+                    missing.push(expected);
+                }
+            };
+            match &field["default"] {
+                Value::Number(number) => expect(format!("Default {number}")),
+                Value::String(word) => expect(format!("Default `{word}`")),
+                Value::Bool(word) => expect(format!("Default `{word}`")),
+                _ => {}
+            }
+            for word in field["enum"].as_array().into_iter().flatten() {
+                expect(format!("`{}`", word.as_str().unwrap()));
+            }
+            if path.starts_with("spec.") && field["type"] == "integer" {
+                for limit in ["minimum", "maximum"].iter().filter_map(|limit| field[limit].as_f64()) {
+                    expect(format!("{limit}"));
+                }
+            }
+            if let Some(most) = field["maxItems"].as_u64().filter(|_| path.starts_with("spec.")) {
+                expect(format!("{most}"));
+            }
+            assert!(missing.is_empty(), "the description of {path} lacks {missing:?}: {text}");
+        });
     }
 
     #[test]

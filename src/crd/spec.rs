@@ -45,7 +45,7 @@ use super::{AddressProbe, Anonymity, CircuitLimits, OnionBalancedServiceStatus, 
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = rules::spec()))]
 pub struct OnionBalancedServiceSpec {
-    /// The ports of the onion address and the target of each port. At least one port is required.
+    /// The ports of the onion address and the target of each port, from 1 to 64.
     #[schemars(
         length(min = 1, max = 64),
         extend(
@@ -61,16 +61,18 @@ pub struct OnionBalancedServiceSpec {
     /// Controls whether a generated master key is kept when this object is deleted. `Retain` keeps
     /// the Secret, so a new object with the same name gets the same address again. `Delete` deletes
     /// the Secret, so the address is lost permanently. A Secret that you supplied is never deleted.
+    /// Default `Retain`.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
-    /// Controls how the pods of the service enter the Tor network.
+    /// Controls through which relays the pods of the service enter the Tor network.
     #[serde(default)]
     pub anonymity: Anonymity,
-    /// Takes the service offline: the frontend and the backends are scaled to 0, and nothing is
-    /// published. The owned objects, the key and the address are kept.
+    /// True takes the service offline: the frontend and the backends are scaled to 0, and nothing
+    /// is published. The owned objects, the key and the address are kept. Default `false`.
     #[serde(default)]
     pub suspend: bool,
-    /// The backends that run in this cluster.
+    /// The backends that run in this cluster. Each backend is a pod with a tor of its own and an
+    /// agent, which forwards the clients' streams to the targets.
     #[serde(default)]
     pub backends: Backends,
     /// Backends that run elsewhere, for example in other clusters or on servers outside Kubernetes.
@@ -103,15 +105,17 @@ impl OnionBalancedServiceSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Port {
-    /// The name of the port in metrics and messages. Each port needs a different name.
+    /// The name of the port in metrics and messages: at most 63 lower-case letters, digits and `-`.
+    /// Each port needs a different name. If absent, only the number identifies the port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 63), extend("x-kubernetes-validations" = rules::port_name()))]
+    #[schemars(length(min = 1, max = 63), extend("x-kubernetes-validations" = rules::port_name()))]
     pub name: Option<String>,
     /// The port that clients connect to, as in `http://<address>.onion:<port>/`. Each port number
-    /// may appear once.
+    /// may appear once. From 1 to 65535.
     #[schemars(range(min = 1))]
     pub port: u16,
-    /// The destination of the streams that clients open to this port.
+    /// The destination of the streams that clients open to this port. Set either `service` or
+    /// `address`.
     pub target: Target,
     /// The PROXY protocol version that the agent speaks to the target. With `v1`, each stream
     /// begins with a version 1 header whose source address identifies the client's circuit; the
@@ -119,7 +123,7 @@ pub struct Port {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<ProxyProtocol>,
     /// The time in seconds after which a stream is closed if it transfers no data in either
-    /// direction. At most 86400 (one day). If absent, idle streams stay open.
+    /// direction. From 1 to 86400 (one day). If absent, idle streams stay open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 86400))]
     pub idle_timeout_seconds: Option<u32>,
@@ -134,25 +138,25 @@ pub struct Port {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HealthCheck {
-    /// Set this to false to switch the check off.
+    /// True switches the check on, and false switches it off. Default `true`.
     pub enabled: bool,
     /// The HTTP request that the target must answer. If absent, the target only has to accept
     /// connections.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpHealthCheck>,
-    /// The time in seconds between two checks. At most 3600 (one hour). A result that differs from
-    /// the previous ones is checked again after a second.
+    /// The time in seconds between two checks. A result that differs from the previous ones is
+    /// checked again after a second. From 1 to 3600 (one hour). Default 10.
     #[schemars(range(min = 1, max = 3600))]
     pub period_seconds: u32,
-    /// The time in seconds after which a check has failed. At most 60.
+    /// The time in seconds after which a check has failed. From 1 to 60. Default 2.
     #[schemars(range(min = 1, max = 60))]
     pub timeout_seconds: u32,
     /// The number of consecutive failures after which the target counts as failing. The failures
-    /// must also extend over 4 seconds. At most 100.
+    /// must also extend over 4 seconds. From 1 to 100. Default 2.
     #[schemars(range(min = 1, max = 100))]
     pub failure_threshold: u32,
-    /// The number of consecutive successes after which a failing target counts as passing again. At
-    /// most 100.
+    /// The number of consecutive successes after which a failing target counts as passing again.
+    /// From 1 to 100. Default 2.
     #[schemars(range(min = 1, max = 100))]
     pub success_threshold: u32,
 }
@@ -174,18 +178,22 @@ impl Default for HealthCheck {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HttpHealthCheck {
-    /// The path of the request, which may include a query.
+    /// The path of the request, for example `/healthz`. The path begins with `/` and may include a
+    /// query. At most 1024 characters. Default `/`.
     #[schemars(length(max = 1024), extend("x-kubernetes-validations" = rules::request_path()))]
     pub path: String,
-    /// The value of the `Host` header. If absent, the header names the target.
+    /// The value of the `Host` header, for example `web.example.org`. If absent, the header names
+    /// the target.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253), extend("x-kubernetes-validations" = rules::request_host()))]
+    #[schemars(length(min = 1, max = 253), extend("x-kubernetes-validations" = rules::request_host()))]
     pub host: Option<String>,
-    /// If set, the request uses HTTPS. The name in the certificate must be that of `host` or, if
-    /// `host` is absent, of the target.
+    /// The settings of HTTPS. If set, even to `{}`, the request uses HTTPS. The name in the
+    /// certificate must be that of `host` or, if `host` is absent, of the target. If absent, the
+    /// request uses plain HTTP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub https: Option<HttpsHealthCheck>,
-    /// The expected statuses. If empty, every status from 200 to 399 is expected.
+    /// The expected statuses, at most 16, each from 100 to 599. If empty, every status from 200 to
+    /// 399 is expected.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(range(min = 100, max = 599)))]
     pub statuses: Vec<u16>,
@@ -195,8 +203,8 @@ pub struct HttpHealthCheck {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HttpsHealthCheck {
-    /// Set this to false to accept every certificate. By default, the certificate must come from a
-    /// public certificate authority.
+    /// True requires a certificate from a public certificate authority, and false accepts every
+    /// certificate. Default `true`.
     pub verify: bool,
 }
 
@@ -228,13 +236,13 @@ pub enum ProxyProtocol {
 #[schemars(extend("x-kubernetes-validations" = rules::target()))]
 pub struct Target {
     /// A Service in the same namespace. The agent resolves its name for each connection, so the
-    /// Service can be deleted and created again.
+    /// Service can be deleted and created again. If absent, `address` is required.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceTarget>,
     /// A `host:port` pair, for example `web.example.org:8080` or `[2001:db8::1]:80`. The agent
-    /// resolves the host name for each connection.
+    /// resolves the host name for each connection. If absent, `service` is required.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 300), extend("x-kubernetes-validations" = rules::host_and_port()))]
+    #[schemars(length(min = 1, max = 300), extend("x-kubernetes-validations" = rules::host_and_port()))]
     pub address: Option<String>,
 }
 
@@ -242,9 +250,10 @@ pub struct Target {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ServiceTarget {
     /// The name of the Service.
-    #[schemars(length(max = 63), extend("x-kubernetes-validations" = rules::service_name()))]
+    #[schemars(length(min = 1, max = 63), extend("x-kubernetes-validations" = rules::service_name()))]
     pub name: String,
-    /// The name or number of the Service's port. A number refers to `port`, not to `targetPort`.
+    /// The name or the number of the Service's port, for example `http` or `80`. A number refers to
+    /// `port`, not to `targetPort`.
     #[schemars(schema_with = "schema::port_reference")]
     pub port: IntOrString,
 }
@@ -258,17 +267,18 @@ pub struct MasterKeySpec {
     /// format. If absent, the operator generates a key once and stores it in the Secret
     /// `<name>-master-key`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253), extend("x-kubernetes-validations" = rules::secret_name()))]
+    #[schemars(length(min = 1, max = 253), extend("x-kubernetes-validations" = rules::secret_name()))]
     pub secret_name: Option<String>,
     /// True if the Secret holds signing kits (`kubectl onionbalance key delegate`) instead of the
     /// master key, which stays offline. `secretName` is then required. The service is published as
-    /// long as the kits last.
+    /// long as the kits last. Default `false`.
     #[serde(default)]
     pub delegated: bool,
-    /// The onion address that the key must produce. The operator refuses a Secret with a different
-    /// key. To change the address intentionally, change both the Secret and this field.
+    /// The onion address that the key must produce, with or without `.onion`. The operator refuses
+    /// a Secret with a different key. To change the address intentionally, change both the Secret
+    /// and this field. If absent, the first key determines the address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 62), extend("x-kubernetes-validations" = rules::onion_address()))]
+    #[schemars(length(min = 1, max = 62), extend("x-kubernetes-validations" = rules::onion_address()))]
     pub onion_address: Option<String>,
 }
 
@@ -286,15 +296,17 @@ pub enum DeletionPolicy {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Backends {
-    /// The number of backend pods. `kubectl scale` and autoscalers set this field.
+    /// The number of backend pods, at least 0. `kubectl scale` and autoscalers set this field.
+    /// Default 2.
     #[schemars(range(min = 0))]
     pub replicas: i32,
     /// The number of introduction points that each backend establishes, and the largest number that
-    /// the publisher publishes of each backend. One descriptor holds at most 20.
+    /// the publisher publishes of each backend. One descriptor holds at most 20. From 3 to 20.
+    /// Default 3.
     #[schemars(range(min = 3, max = 20))]
     pub introduction_points: u8,
     /// The time in seconds for which a backend's open streams may continue after the backend has
-    /// been replaced or removed by scaling down. At most 86400 (one day).
+    /// been replaced or removed by scaling down. From 0 to 86400 (one day). Default 120.
     #[schemars(range(max = 86400))]
     pub drain_timeout_seconds: u32,
     /// Tor's denial-of-service defence at the introduction points. If absent, the defence is off.
@@ -304,13 +316,13 @@ pub struct Backends {
     /// to 256 open streams and refuses more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub circuit_limits: Option<CircuitLimits>,
-    /// Additional torrc lines for each backend's tor and its onion service, one option per line.
-    /// Only the options that docs/reference.md lists are allowed, and their names must be written
-    /// in full.
+    /// Additional torrc lines for each backend's tor and its onion service, one option per line, at
+    /// most 16384 characters. Only the options that docs/reference.md lists are allowed, and their
+    /// names must be written in full. If absent, no lines are added.
     #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "text")]
     #[schemars(
         length(max = 16384),
-        extend("nullable" = true, "x-kubernetes-validations" = rules::extra_torrc(Place::Backend))
+        extend("x-kubernetes-validations" = rules::extra_torrc(Place::Backend))
     )]
     pub extra_torrc: String,
     /// Settings of the backend pods. They take precedence over the operator's defaults.
@@ -339,12 +351,13 @@ impl Default for Backends {
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = rules::intro_dos_defense()))]
 pub struct IntroDosDefense {
-    /// The number of introductions per second that an introduction point forwards. Default 25.
+    /// The number of introductions per second that an introduction point forwards in the long run.
+    /// With 0, the number is not limited. From 0 to 2147483647. Default 25.
     #[serde(default = "default_dos_rate")]
     #[schemars(range(max = 0x7fff_ffff))]
     pub rate_per_second: u32,
     /// The number of introductions that an introduction point forwards in one burst. Must be at
-    /// least `ratePerSecond`. Default 200.
+    /// least `ratePerSecond`. From 0 to 2147483647. Default 200.
     #[serde(default = "default_dos_burst")]
     #[schemars(range(max = 0x7fff_ffff))]
     pub burst_per_second: u32,
@@ -366,11 +379,11 @@ fn default_dos_burst() -> u32 {
 pub struct ExternalBackend {
     /// The external backend's own onion address, which is in the `hostname` file that its tor
     /// wrote.
-    #[schemars(length(max = 62), extend("x-kubernetes-validations" = rules::onion_address()))]
+    #[schemars(length(min = 1, max = 62), extend("x-kubernetes-validations" = rules::onion_address()))]
     pub onion_address: String,
     /// The largest number of this backend's introduction points that are published. The limit keeps
     /// a backend from attracting more clients than its share by offering many introduction points.
-    /// Default 3, the number that tor establishes by default; at most 20.
+    /// From 1 to 20. Default 3, the number that tor establishes by default.
     #[serde(default = "default_max_introduction_points")]
     #[schemars(range(min = 1, max = 20))]
     pub max_introduction_points: u8,
@@ -384,7 +397,9 @@ fn default_max_introduction_points() -> u8 {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Frontend {
-    /// The number of frontend pods. One publisher is the leader, and the others are standbys.
+    /// The number of frontend pods, at least 0. One publisher is the leader, and the others are
+    /// standbys. With 0, nothing is published, and clients can use the last descriptors for up to
+    /// three hours. Default 1.
     #[schemars(range(min = 0))]
     pub replicas: i32,
     /// Controls whether different HSDirs may hold different descriptors. A descriptor holds at most
@@ -393,16 +408,17 @@ pub struct Frontend {
     /// publishes different descriptors even if one would suffice, so that no single HSDir's
     /// descriptor reveals all introduction points. `Never` publishes the same descriptor
     /// everywhere. If there are more introduction points than fit into the descriptor, each of them
-    /// is published only for part of the time.
+    /// is published only for part of the time. Default `Auto`.
     pub distinct_descriptors: DistinctDescriptors,
     /// The probe of the onion address from outside, through Tor.
     pub probe: AddressProbe,
-    /// Additional torrc lines for the frontend's tor, one option per line. Only the options that
-    /// docs/reference.md lists are allowed, and their names must be written in full.
+    /// Additional torrc lines for the frontend's tor, one option per line, at most 16384
+    /// characters. Only the options that docs/reference.md lists are allowed, and their names must
+    /// be written in full. If absent, no lines are added.
     #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "text")]
     #[schemars(
         length(max = 16384),
-        extend("nullable" = true, "x-kubernetes-validations" = rules::extra_torrc(Place::Frontend))
+        extend("x-kubernetes-validations" = rules::extra_torrc(Place::Frontend))
     )]
     pub extra_torrc: String,
     /// Settings of the frontend pods. They take precedence over the operator's defaults.
@@ -442,26 +458,29 @@ pub enum DistinctDescriptors {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PodSettings {
-    /// Additional labels for the pods. Keys that begin with `onionbalance.dev/` or
+    /// Additional labels for the pods, at most 128. Keys that begin with `onionbalance.dev/` or
     /// `app.kubernetes.io/` are rejected. The operator accepts only labels that its administrator
     /// allows (`--allowed-label-prefixes`), by default none.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "texts")]
     #[schemars(schema_with = "schema::texts_with_own_keys")]
     pub labels: BTreeMap<String, String>,
-    /// Additional annotations for the pods. Keys that begin with `onionbalance.dev/` or
-    /// `app.kubernetes.io/` are rejected. The operator accepts only annotations that its
+    /// Additional annotations for the pods, at most 128. Keys that begin with `onionbalance.dev/`
+    /// or `app.kubernetes.io/` are rejected. The operator accepts only annotations that its
     /// administrator allows (`--allowed-annotation-prefixes`), by default none.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "texts")]
     #[schemars(schema_with = "schema::texts_with_own_keys")]
     pub annotations: BTreeMap<String, String>,
-    /// The resource requests and limits of the pod's two containers.
+    /// The resource requests and limits of the pod's two containers. If absent, the operator's
+    /// defaults apply.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resources: Option<ContainerResources>,
-    /// The labels that a node must have to run the pods, as in a pod's `spec.nodeSelector`.
+    /// The labels that a node must have to run the pods, as in a pod's `spec.nodeSelector`. At most
+    /// 128 labels.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "texts")]
     #[schemars(schema_with = "schema::texts")]
     pub node_selector: BTreeMap<String, String>,
-    /// The affinity of the pods, as in a pod's `spec.affinity`.
+    /// The affinity of the pods, as in a pod's `spec.affinity`. If absent, the operator's default
+    /// applies.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::any_object")]
     pub affinity: Option<Value>,
@@ -476,16 +495,19 @@ pub struct PodSettings {
     #[schemars(schema_with = "schema::any_objects")]
     pub topology_spread_constraints: Vec<Value>,
     /// The name of the pods' priority class. The operator accepts only classes that its
-    /// administrator allows (`--allowed-priority-classes`), by default none.
+    /// administrator allows (`--allowed-priority-classes`), by default none. If absent or empty,
+    /// the operator's default applies.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub priority_class_name: Option<String>,
     /// The name of the pods' runtime class. The operator accepts only classes that its
-    /// administrator allows (`--allowed-runtime-classes`), by default none.
+    /// administrator allows (`--allowed-runtime-classes`), by default none. If absent or empty, the
+    /// operator's default applies.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub runtime_class_name: Option<String>,
-    /// The Secrets that hold the credentials for pulling the images.
+    /// The Secrets that hold the credentials for pulling the images, at most 64. If empty, the
+    /// operator's default applies.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub image_pull_secrets: Vec<SecretReference>,
@@ -495,7 +517,7 @@ pub struct PodSettings {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SecretReference {
     /// The name of the Secret.
-    #[schemars(length(max = 253))]
+    #[schemars(length(min = 1, max = 253))]
     pub name: String,
 }
 
@@ -503,10 +525,11 @@ pub struct SecretReference {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ContainerResources {
-    /// The resources of the `tor` container.
+    /// The resources of the `tor` container. If absent, the operator's default applies.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tor: Option<Resources>,
-    /// The resources of the `agent` container, or of the `publisher` container in a frontend.
+    /// The resources of the `agent` container, or of the `publisher` container in a frontend. If
+    /// absent, the operator's default applies.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent: Option<Resources>,
 }
@@ -530,7 +553,7 @@ pub struct Resources {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RestrictedDiscovery {
-    /// The authorized clients.
+    /// The authorized clients, at most 128.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 128),
@@ -542,9 +565,10 @@ pub struct RestrictedDiscovery {
     )]
     pub clients: Vec<AuthorizedClient>,
     /// The name of a Secret in the same namespace with an entry `<name>.auth` for each client, in
-    /// the format of C tor's `authorized_clients` directory.
+    /// the format of C tor's `authorized_clients` directory. If absent, only the clients in
+    /// `clients` are authorized.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253), extend("x-kubernetes-validations" = rules::secret_name()))]
+    #[schemars(length(min = 1, max = 253), extend("x-kubernetes-validations" = rules::secret_name()))]
     pub secret_name: Option<String>,
 }
 
@@ -552,13 +576,14 @@ pub struct RestrictedDiscovery {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AuthorizedClient {
-    /// The name that identifies the client in messages. Each client needs a different name.
+    /// The name that identifies the client in messages, from 1 to 253 characters. Each client needs
+    /// a different name.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
     /// The client's public key in the form `descriptor:x25519:<52 base32 characters>`. The command
     /// `kubectl onionbalance key generate --client NAME` writes it to `NAME.auth` in this form.
     /// Never put the private key here.
-    #[schemars(length(max = 128), extend("x-kubernetes-validations" = rules::client_key()))]
+    #[schemars(length(min = 1, max = 128), extend("x-kubernetes-validations" = rules::client_key()))]
     pub public_key: String,
 }
 

@@ -5,6 +5,8 @@ use std::fmt;
 
 use curve25519_dalek::edwards::EdwardsPoint;
 use curve25519_dalek::scalar::{Scalar, clamp_integer};
+use ed25519_dalek::hazmat::{ExpandedSecretKey, raw_sign};
+use ed25519_dalek::{Signature, VerifyingKey};
 use hkdf::Hkdf;
 use rand::CryptoRng;
 use sha2::{Digest, Sha256, Sha512};
@@ -212,6 +214,14 @@ impl MasterKey {
     pub fn blind(&self, period: TimePeriod) -> BlindedKeypair {
         BlindedKeypair::derive(&self.address, &self.secret.scalar, &self.secret.prefix, period)
     }
+
+    /// Signs `message` with the identity key itself (RFC 8032, section 5.1.6). Publishing needs no
+    /// such signature; a certificate request does.
+    pub(super) fn sign(&self, message: &[u8]) -> Signature {
+        let scalar = Zeroizing::new(Scalar::from_bytes_mod_order(self.secret.scalar));
+        let secret = ExpandedSecretKey { scalar: *scalar, hash_prefix: self.secret.prefix };
+        raw_sign::<Sha512>(&secret, message, &VerifyingKey::from(&secret))
+    }
 }
 
 /// Returns an error that says what the content is instead of tor's secret key file, if that is
@@ -259,6 +269,9 @@ mod tests {
     const RFC_EXPANDED: &str = "307c83864f2833cb427a2ef1c00a013cfdff2768d980c0a3a520f006904de94f\
                                 9b4f0afe280b746a778684e75442502057b7473a03f08f96f5a38e9287e01f8f";
     const RFC_PUBLIC: &str = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
+    /// The signature of the empty message in that test.
+    const RFC_SIGNATURE: &str = "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555f\
+                                 b8821590a33bacc61e39701cf9b46bd25bf5f0595bbe24655141438e7a100b";
 
     fn secret_file(expanded: &[u8]) -> Vec<u8> {
         [SECRET_KEY_TAG.as_slice(), expanded].concat()
@@ -347,6 +360,11 @@ mod tests {
         let mismatch = Err(KeyError::HostnameMismatch(key.address()));
         assert_eq!(key.check_tor_hostname_file(other.to_tor_hostname_file().as_bytes()), mismatch);
         assert_eq!(key.check_tor_hostname_file(b"\xff"), mismatch);
+    }
+
+    #[test]
+    fn signs_as_rfc_8032_does() {
+        assert_eq!(HEXLOWER.encode(&rfc_key().sign(b"").to_bytes()), RFC_SIGNATURE);
     }
 
     #[test]

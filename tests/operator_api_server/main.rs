@@ -14,6 +14,7 @@ mod crd_server;
 mod delegated;
 mod doctor_command;
 mod events;
+mod explain;
 mod fields;
 mod gitops;
 mod guards;

@@ -108,7 +108,7 @@ pub fn allowed() -> Vec<Value> {
     vec![
         json!({"metadata": {"name": "a".repeat(54)}}),
         spec(json!({"ports": [
-            {"name": null, "port": 1, "target": {"address": "a:1", "service": null}},
+            {"name": null, "port": 1, "target": {"address": "a:1", "service": null}, "proxyProtocol": null},
             {"name": "1-b", "port": 2, "target": {"service": {"name": "1web", "port": 65535}}, "proxyProtocol": "v1"},
             {"port": 65534, "target": {"address": "a:1"}, "idleTimeoutSeconds": 86400},
             {"port": 65535, "target": {"service": {"name": "web", "port": "80"}}, "idleTimeoutSeconds": null},
@@ -271,12 +271,12 @@ fn targets() -> Vec<Refused> {
         target(json!({"address": format!("{}:80", "a.".repeat(150))}))
             .operator(not_host_and_port(&format!("{}:80", "a.".repeat(150))))
             .schema("spec.ports.target.address"),
+        target(json!({"address": ""})).operator(not_host_and_port("")).schema("spec.ports.target.address"),
         // The following constraints cannot be expressed by a regular expression.
         target(json!({"address": "a:65536"})).operator(not_host_and_port("a:65536")),
         target(json!({"address": "[a]:1"})).operator(not_host_and_port("[a]:1")),
     ];
-    for address in
-        ["", "web", ":80", "a:", "a:0", "a:+1", "a b:1", "2001:db8::1:80", "a..b:1", "unix:/run/x", "http://a:1"]
+    for address in ["web", ":80", "a:", "a:0", "a:+1", "a b:1", "2001:db8::1:80", "a..b:1", "unix:/run/x", "http://a:1"]
     {
         all.push(
             target(json!({ "address": address }))
@@ -296,6 +296,8 @@ fn not_host_and_port(address: &str) -> String {
 
 fn keys() -> Vec<Refused> {
     let form = "a v3 onion address has 56 base32 characters, with or without \".onion\"";
+    let secret_name =
+        "spec.masterKey.secretName: is not a valid Secret name; use lower-case letters, digits, \"-\" and \".\"";
     let of_key = |field: &str, value: Value| Refused::spec(json!({"masterKey": {field: value}}));
     let external = |addresses: &[&str]| {
         let backends: Vec<_> = addresses.iter().map(|address| json!({"onionAddress": address})).collect();
@@ -304,12 +306,10 @@ fn keys() -> Vec<Refused> {
     let many: Vec<_> = (0..129).map(|_| EXTERNAL).collect();
     let mistyped = EXTERNAL.replace("pg6", "pg7");
     vec![
-        of_key("secretName", json!("a/b")).both("spec.masterKey.secretName: is not a valid Secret name; use lower-case letters, digits, \"-\" and \".\""),
-        of_key("secretName", json!("..")).both("spec.masterKey.secretName: is not a valid Secret name; use lower-case letters, digits, \"-\" and \".\""),
-        of_key("secretName", json!("")).both("spec.masterKey.secretName: is not a valid Secret name; use lower-case letters, digits, \"-\" and \".\""),
-        of_key("secretName", json!("a".repeat(254)))
-            .operator("spec.masterKey.secretName: is not a valid Secret name; use lower-case letters, digits, \"-\" and \".\"")
-            .schema("spec.masterKey.secretName"),
+        of_key("secretName", json!("a/b")).both(secret_name),
+        of_key("secretName", json!("..")).both(secret_name),
+        of_key("secretName", json!("")).operator(secret_name).schema("spec.masterKey.secretName"),
+        of_key("secretName", json!("a".repeat(254))).operator(secret_name).schema("spec.masterKey.secretName"),
         of_key("delegated", json!(true)).both(
             "spec.masterKey.delegated: requires spec.masterKey.secretName, which names the Secret with the signing kits",
         ),
@@ -453,7 +453,7 @@ fn probes() -> Vec<Refused> {
         http(json!({"path": "healthz"})).both(path),
         http(json!({"path": "/a b"})).both(path),
         http(json!({"path": "/\r\nX: y"})).both(path),
-        http(json!({"host": ""})).both(host),
+        http(json!({"host": ""})).operator(host).schema("spec.frontend.probe.http.host"),
         http(json!({"host": "example.org/a"})).both(host),
     ]
 }

@@ -12,7 +12,7 @@ use crate::onion::{KeyFile, KeyForm};
 use crate::tools::Failure;
 
 /// The path that denotes standard input.
-const STANDARD_INPUT: &str = "-";
+pub(super) const STANDARD_INPUT: &str = "-";
 
 /// A key that was read, and its origin.
 pub(super) struct Input {

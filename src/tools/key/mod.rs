@@ -1,9 +1,11 @@
-//! The `key` command, which generates, converts, delegates, shows and checks keys.
+//! The `key` command, which generates, converts, delegates, shows and checks keys, and signs
+//! certificate requests.
 
 mod check;
 mod check_descriptor;
 mod client;
 mod content;
+mod csr;
 mod delegate;
 mod input;
 mod manifest;
@@ -57,6 +59,14 @@ enum Command {
     /// always give the same kit.
     #[command(after_help = DELEGATE_EXAMPLES)]
     Delegate(delegate::Delegate),
+    /// Create a certificate request that proves to a CA that you hold the key of the address
+    ///
+    /// The request is for the ACME challenge `onion-csr-01` (RFC 9799), and for CAs that use method
+    /// 2.b in appendix B of the CA/Browser Forum's Baseline Requirements. The master key signs it,
+    /// together with the nonce from the CA and a new nonce. It only proves the control of the
+    /// address; the certificate itself needs another key and another request.
+    #[command(after_help = CSR_EXAMPLES)]
+    Csr(csr::Csr),
     /// Print the address and the public key of a key, never the secret key
     #[command(after_help = SHOW_EXAMPLES)]
     Show(Show),
@@ -96,6 +106,11 @@ const CHECK_EXAMPLES: &str = "Examples:
   kubectl onionbalance key check hidden_service web-master-key.yaml
   kubectl get secret web-master-key -o yaml | kubectl onionbalance key check -
   kubectl onionbalance key check --descriptor descriptor.txt";
+
+const CSR_EXAMPLES: &str = "Examples:
+  key csr hidden_service --ca-nonce bI6/MRqV4gw=
+  kubectl get secret web-master-key -o yaml | key csr - --ca-nonce bI6/MRqV4gw= --to base64url
+  key csr frontend.key --ca-nonce-file nonce.txt --nonce-encoding hex --output web.csr";
 
 #[derive(Debug, clap::Args)]
 struct Generate {
@@ -176,6 +191,7 @@ pub fn run(args: Args, out: &mut impl Write) -> Result<(), Failure> {
         Command::Generate(Generate { target, .. }) => generate(target, out),
         Command::Convert(Convert { input, target }) => convert(Input::read(&input)?, target, out),
         Command::Delegate(args) => delegate::run(args, out),
+        Command::Csr(args) => csr::run(args, out),
         Command::Show(show) => show.input.iter().try_for_each(|path| show_file(path, out)),
         Command::Check(Check { input, descriptor }) => {
             check::run(&input, out)?;

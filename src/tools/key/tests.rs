@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::Secret;
 use super::*;
 use crate::onion::{ClientPublicKey, KeyFile};
 
+mod csr;
 mod delegate;
 
 #[derive(Debug, clap::Parser)]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Processes onion service keys and descriptors with stem.
+"""Processes onion service keys and descriptors with stem, and certificate requests with cryptography.
 
 Reads one JSON request per line and writes one JSON response per line. Bytes are encoded in hexadecimal.
 """
@@ -10,6 +10,7 @@ import json
 import sys
 
 import stem.descriptor.hidden_service as hidden_service
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from stem.client.datatype import CertType
@@ -24,7 +25,7 @@ FIELD = 2**255 - 19
 
 
 def main():
-    commands = {"key": key, "decode": decode, "create": create}
+    commands = {"key": key, "decode": decode, "create": create, "certificate_request": certificate_request}
     for line in sys.stdin:
         request = json.loads(line)
         print(json.dumps(commands[request.pop("command")](**request)), flush=True)
@@ -88,6 +89,23 @@ def create(seed, period_number, period_length, revision_counter, header, points,
     return {"text": str(descriptor)}
 
 
+def certificate_request(der):
+    request = x509.load_der_x509_csr(bytes.fromhex(der))
+
+    def nonce(oid):
+        return request.attributes.get_attribute_for_oid(x509.ObjectIdentifier(oid)).value.hex()
+
+    names = request.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return {
+        "public_key": raw(request.public_key()).hex(),
+        "is_signature_valid": request.is_signature_valid,
+        "ca_nonce": nonce("2.23.140.41"),
+        "applicant_nonce": nonce("2.23.140.42"),
+        "names": names.get_values_for_type(x509.DNSName),
+        "subject": request.subject.rfc4514_string(),
+    }
+
+
 def stem_point(p, signing_key):
     return IntroductionPointV3.create_for_link_specifiers(
         link_specifiers(p),
@@ -129,8 +147,11 @@ def ed25519_equivalent(x25519):
 
 
 def public_bytes(private_key):
-    raw = serialization.Encoding.Raw, serialization.PublicFormat.Raw
-    return private_key.public_key().public_bytes(*raw)
+    return raw(private_key.public_key())
+
+
+def raw(public_key):
+    return public_key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
 
 
 def unix(naive):

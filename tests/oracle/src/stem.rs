@@ -1,4 +1,4 @@
-//! Calls the Python library stem through `py/stem_oracle.py`.
+//! Calls the Python libraries stem and cryptography through `py/stem_oracle.py`.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
@@ -62,6 +62,23 @@ pub struct StemPoint {
     auth_key: Hex<[u8; 32]>,
     enc_key: Hex<[u8; 32]>,
     enc_key_ed25519: Hex<[u8; 32]>,
+}
+
+/// A certificate request as decoded by Python's package cryptography.
+#[derive(Debug, Deserialize)]
+pub struct DecodedRequest {
+    /// The public key of the request.
+    pub public_key: Hex<[u8; 32]>,
+    /// True if the signature verifies under this key.
+    pub is_signature_valid: bool,
+    /// The value of the attribute `cabf-caSigningNonce`.
+    pub ca_nonce: Hex<Vec<u8>>,
+    /// The value of the attribute `cabf-applicantSigningNonce`.
+    pub applicant_nonce: Hex<Vec<u8>>,
+    /// The DNS names in the requested extension for alternative names.
+    pub names: Vec<String>,
+    /// The subject (RFC 4514).
+    pub subject: String,
 }
 
 /// A request to stem to create a descriptor.
@@ -137,12 +154,17 @@ impl Stem {
         self.ask::<Created>(&with_period(request, period)).text
     }
 
+    /// Parses a certificate request (PKCS #10 in DER) and verifies its signature.
+    pub fn certificate_request(&self, der: &[u8]) -> DecodedRequest {
+        self.ask(&json!({ "command": "certificate_request", "der": Hex(der) }))
+    }
+
     fn ask<T: DeserializeOwned>(&self, request: &Value) -> T {
         let mut pipes = self.pipes.lock().expect("an earlier request failed");
         writeln!(pipes.0, "{request}").expect("could not send the request to Python");
         let mut answer = String::new();
         pipes.1.read_line(&mut answer).expect("could not read the answer from Python");
-        assert!(!answer.is_empty(), "stem rejects this request, see the error above: {request}");
+        assert!(!answer.is_empty(), "Python rejects this request, see the error above: {request}");
         serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error}: {answer}"))
     }
 }
