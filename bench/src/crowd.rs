@@ -49,9 +49,8 @@ impl Crowd {
         tor.wait_bootstrapped().await?;
         tor.stop().await?;
         let data = tor.dir().join("data");
-        let file = |name: &str| {
-            fs::read_to_string(data.join(name)).with_context(|| format!("tor has written no file {name}"))
-        };
+        let file =
+            |name: &str| fs::read_to_string(data.join(name)).with_context(|| format!("tor has written no file {name}"));
         let real = file(CONSENSUS)?;
         let count = relays.saturating_sub(real.matches("\nr ").count());
         let imaginary = Plan { relays: count, ..Plan::default() }.generate();

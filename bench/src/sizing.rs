@@ -192,8 +192,13 @@ impl<'a> Scene<'a> {
         output(&mut in_folders(init, dir)?.into()).await?;
         self.crowd.seed(&dir.join("data"))?;
         let component = init.first().context("the command has no name")?;
-        let service =
-            Service { key: &self.master, ports: &self.ports(), backends: &json!({}), global: &self.network };
+        let service = Service {
+            key: &self.master,
+            ports: &self.ports(),
+            backends: &json!({}),
+            anonymity: &json!({}),
+            global: &self.network,
+        };
         fs::write(dir.join("torrc"), service.torrc(component, dir)?)?;
         let mut tor = Command::new("tor");
         tor.arg("-f").arg(dir.join("torrc")).arg("--defaults-torrc").arg(dir.join("run/empty"));
