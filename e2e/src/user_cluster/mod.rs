@@ -64,12 +64,11 @@ pub async fn demo(state: &State, options: &Options, operator: &Path) -> Result<(
     }
     target.confirm(&options.cluster, images.as_ref())?;
     let installs_crd = target.check_free().await?;
-    let names = match images {
-        Some(images) => images,
-        None => {
-            step("images", target.load_images(operator)).await?;
-            Images::loaded()
-        }
+    let names = if let Some(images) = images {
+        images
+    } else {
+        step("images", target.load_images(operator)).await?;
+        Images::loaded()
     };
     let demo = Demo { target, names, folder: folder.path().to_owned() };
     let run = async {
