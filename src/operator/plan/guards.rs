@@ -22,8 +22,8 @@ pub(super) fn finding(
     now: Timestamp,
 ) -> Option<Finding> {
     let anonymity = &object.spec.anonymity;
-    let shares = anonymity.guards == GuardMode::Shared && anonymity.server_location == ServerLocation::Hidden;
-    if !shares || object.spec.suspend {
+    let uses_guards = anonymity.guards == GuardMode::Shared && anonymity.server_location == ServerLocation::Hidden;
+    if !uses_guards || object.spec.suspend {
         return None;
     }
     let guards = status.guards.as_ref()?;
