@@ -124,8 +124,9 @@ async fn watch_leader(stage: &Stage) -> Result<FailedCircuits> {
 /// Waits until a new time period is about to begin.
 async fn until_a_period_is_near() -> Result<()> {
     const PERIOD: Duration = Duration::from_secs(60 * PERIOD_MINUTES as u64);
+    let near = PERIOD.saturating_sub(LEAD);
     let since = since_new_period(wall_clock()?);
-    let wait = (PERIOD - LEAD).checked_sub(since).unwrap_or(PERIOD.saturating_sub(since) + PERIOD - LEAD);
+    let wait = near.checked_sub(since).unwrap_or((PERIOD + near).saturating_sub(since));
     say(&format!("waiting {} s until a new time period is about to begin", wait.as_secs()));
     sleep(wait).await;
     Ok(())
