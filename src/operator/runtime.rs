@@ -218,7 +218,7 @@ async fn reconcile_all(
             // stops.
             let reconciliation = tokio::spawn(async move {
                 let _reconciliation = context.cache.begin_reconciliation(ObjectRef::from_obj(&*object), again);
-                clock.timed(reconcile(&object, &context)).await
+                clock.timed(Box::pin(reconcile(&object, &context))).await
             });
             Ok::<_, Error>(Action::requeue(reconciliation.await??))
         }
