@@ -6,6 +6,7 @@
 //! never chooses one of them.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -136,7 +137,7 @@ async fn sign(mut text: String, footer: &str, keys: &BTreeMap<String, PathBuf>, 
         openssl.arg("-in").arg(&file).arg("-out").arg(&signature);
         output(&mut openssl.into()).await?;
         let encoded = BASE64.encode(&fs::read(&signature)?);
-        text += &format!("{line}\n-----BEGIN SIGNATURE-----\n{encoded}\n-----END SIGNATURE-----\n");
+        let _ = writeln!(text, "{line}\n-----BEGIN SIGNATURE-----\n{encoded}\n-----END SIGNATURE-----");
     }
     Ok(text)
 }

@@ -95,8 +95,8 @@ pub(super) fn request(
     Request { at: now.saturating_add(wait).saturating_add(lag), urgent: false, forced: false }
 }
 
-/// Returns no time for a round that must begin `at_once`. Otherwise returns a random time by which a
-/// period that clients do not use follows the other one.
+/// Returns no time for a round that must begin `at_once`. Otherwise returns a random time by which
+/// a period that clients do not use follows the other one.
 pub(super) fn lag_unless(at_once: bool, period: TimePeriod, rng: &mut impl Rng) -> Duration {
     if at_once { Duration::ZERO } else { random(LAG, period, rng) }
 }

@@ -268,8 +268,8 @@ impl Stage {
         self.judge.held_for_clients()
     }
 
-    /// Maps the fingerprints of the relays that a fault of HSDirs may affect to their nicknames. The
-    /// loss of a relay through which a service enters the network is another fault. Without a
+    /// Maps the fingerprints of the relays that a fault of HSDirs may affect to their nicknames.
+    /// The loss of a relay through which a service enters the network is another fault. Without a
     /// majority of the authorities, there would be no consensus.
     pub async fn relays_but_guards(&self) -> Result<BTreeMap<String, String>> {
         let uids: BTreeSet<_> = self.service.pods().await?.iter().filter_map(Pod::uid).collect();

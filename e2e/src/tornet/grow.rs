@@ -34,9 +34,9 @@ impl TorNetwork {
     }
 
     /// Gives all relays of a new network the same bandwidth, from the first consensus on. Otherwise
-    /// each relay's own measurement would count, and tors choose relays by bandwidth: in one network,
-    /// three quarters of the relays had no bandwidth yet, so sixty services had introduction points
-    /// only at the rest.
+    /// each relay's own measurement would count, and tors choose relays by bandwidth: in one
+    /// network, three quarters of the relays had no bandwidth yet, so sixty services had
+    /// introduction points only at the rest.
     pub(super) async fn measure(&self) -> Result<()> {
         if self.bandwidths_file().exists() {
             return Ok(());
