@@ -221,14 +221,14 @@ mod tests {
     async fn the_error_about_a_process_that_has_ended_says_how() {
         let dir = tempfile::tempdir().unwrap();
         let processes = Processes::open(dir.path()).unwrap();
-        processes.start("short", Command::new("sh").args(["-c", "echo the last words; kill -HUP $$"])).unwrap();
+        processes.start("short", Command::new("sh").args(["-c", "echo the last words; kill -TERM $$"])).unwrap();
         let error = until("the end is reported", Duration::from_secs(10), async || {
             let error = processes.check("short").map_or_else(|error| error.to_string(), |()| String::new());
             Ok(if error.contains("has ended") { Seen::Yes(error) } else { Seen::NotYet(error) })
         })
         .await
         .unwrap();
-        assert!(error.contains("the last words\n") && error.contains("signal: 1 (SIGHUP)"), "{error}");
+        assert!(error.contains("the last words\n") && error.contains("signal: 15 (SIGTERM)"), "{error}");
     }
 
     #[tokio::test]

@@ -32,11 +32,11 @@ pub struct Anonymity {
     /// line may set `HSLayer2Nodes`, `HSLayer3Nodes` or `ExcludeNodes` with `Full`. A change
     /// replaces the pods. Default `Lite`.
     pub vanguards: VanguardMode,
-    /// Controls whether Tor hides where the servers are. With `Exposed`, the service is NOT
-    /// ANONYMOUS: the backends connect directly to introduction points and rendezvous points, so
-    /// everyone can find out the addresses of the cluster's nodes. Connections are faster, and the
-    /// clients stay anonymous. The administrator must allow `Exposed`
-    /// (`--allow-exposed-locations`). This field cannot be changed.
+    /// Controls whether Tor hides where the servers are: `Hidden` or `Exposed`. With `Exposed`, the
+    /// service is NOT ANONYMOUS: the backends connect directly to introduction points and
+    /// rendezvous points, so everyone can find out the addresses of the cluster's nodes.
+    /// Connections are faster, and the clients stay anonymous. The administrator must allow
+    /// `Exposed` (`--allow-exposed-locations`). This field cannot be changed. Default `Hidden`.
     pub server_location: ServerLocation,
 }
 

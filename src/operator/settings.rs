@@ -219,7 +219,7 @@ mod tests {
     #[test]
     fn an_error_names_the_bad_torrc_option_and_quotes_no_value() {
         let settings = |lines: &str| parse(&["--operator-image", "op:1", "--tor-extra-config", lines]).settings();
-        let network = "UseBridges 1\nBridge 192.0.2.1:443\n";
+        let network = "UseBridges 1\nBridge 192.0.2.1:443 0123456789ABCDEF0123456789ABCDEF01234567\n";
         assert_eq!(settings(network).map(|settings| settings.tor_extra_config).as_deref(), Ok(network));
         let error = settings("HTTPSProxyAuthenticator user:secret\nControlPort 9051\nSocks5ProxyPasswor secret");
         assert_eq!(

@@ -99,6 +99,12 @@ const DELEGATE_EXAMPLES: &str = "Examples:
   kubectl onionbalance key delegate hidden_service --from 2027-01-01 \\
     --secret web-signing-kits --output kits.yaml
   kubectl apply --server-side -f kits.yaml";
+const CSR_EXAMPLES: &str = "Examples:
+  kubectl onionbalance key csr hidden_service --ca-nonce bI6/MRqV4gw=
+  kubectl get secret web-master-key -o yaml | \\
+    kubectl onionbalance key csr - --ca-nonce bI6/MRqV4gw= --to base64url
+  kubectl onionbalance key csr frontend.key --ca-nonce-file nonce.txt \\
+    --nonce-encoding hex --output web.csr";
 const SHOW_EXAMPLES: &str = "Examples:
   kubectl onionbalance key show hidden_service frontend.key
   kubectl get secret web-master-key -o yaml | kubectl onionbalance key show -";
@@ -106,11 +112,6 @@ const CHECK_EXAMPLES: &str = "Examples:
   kubectl onionbalance key check hidden_service web-master-key.yaml
   kubectl get secret web-master-key -o yaml | kubectl onionbalance key check -
   kubectl onionbalance key check --descriptor descriptor.txt";
-
-const CSR_EXAMPLES: &str = "Examples:
-  key csr hidden_service --ca-nonce bI6/MRqV4gw=
-  kubectl get secret web-master-key -o yaml | key csr - --ca-nonce bI6/MRqV4gw= --to base64url
-  key csr frontend.key --ca-nonce-file nonce.txt --nonce-encoding hex --output web.csr";
 
 #[derive(Debug, clap::Args)]
 struct Generate {
