@@ -24,6 +24,8 @@ fn changes() -> Vec<Value> {
         json!({"dataPlane": {"defaultTemplates": {"backend": template, "frontend": template}}}),
         json!({"tor": {"image": {"repository": "c/tor", "tag": "3", "digest": digest}}, "torExtraConfig": "NumCPUs 1"}),
         json!({"tenants": {"refusedTargets": ["none"], "labelPrefixes": ["*"], "annotationPrefixes": ["*"]}}),
+        json!({"torExtraConfigSecret": {"name": "bridges", "key": "lines"}, "torExtraConfig": ""}),
+        json!({"tenants": {"exposedLocations": true}}),
         json!({"tenants": {"priorityClasses": ["*"], "runtimeClasses": ["*"], "tolerations": ["*"]}}),
         json!({"watchNamespaces": ["shop", "blog"]}),
         json!({"crds": {"install": false}}),
