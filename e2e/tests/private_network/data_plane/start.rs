@@ -129,6 +129,7 @@ HiddenServicePort 80 {target}
     /// Starts a bridge that clients reach only through the transport obfs4. Returns the torrc lines
     /// with which a tor uses the bridge.
     pub(super) async fn start_bridge(&self) -> Result<String> {
+        ensure!(Path::new(OBFS4).is_file(), "{OBFS4} is missing; install the Debian package obfs4proxy");
         let dir = self.path("bridge");
         let data = dir.join("data");
         make_private_dir(&dir.join("run"))?;
