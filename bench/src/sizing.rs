@@ -199,7 +199,11 @@ impl<'a> Scene<'a> {
             anonymity: &json!({}),
             global: &self.network,
         };
-        fs::write(dir.join("torrc"), service.torrc(component, dir)?)?;
+        let torrc = service.torrc(component, dir)?;
+        // All tors would have the same port for metrics. In pods, each has an address of its own.
+        let lines = torrc.lines().filter(|line| !line.starts_with("MetricsPort"));
+        let torrc: String = lines.flat_map(|line| [line, "\n"]).collect();
+        fs::write(dir.join("torrc"), torrc)?;
         let mut tor = Command::new("tor");
         tor.arg("-f").arg(dir.join("torrc")).arg("--defaults-torrc").arg(dir.join("run/empty"));
         self.processes.start(&format!("{pod}-tor"), &mut tor)
