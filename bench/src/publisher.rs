@@ -67,6 +67,8 @@ impl PublisherDir {
         circuits: Option<u16>,
     ) -> Result<u32> {
         let mut command = built("fixed-publisher")?;
+        // At this level, the log names each upload that an HSDir has accepted.
+        command.env("RUST_LOG", "info,onionbalance_operator::frontend::driver=debug");
         command.args(["--pod-uid", "bench", "--listen-address", "127.0.0.1"]);
         command.args(["--probe-port", &probes.to_string(), "--metrics-port", &metrics.to_string()]);
         command.args(circuits.map(|port| format!("--circuits-port={port}")));
