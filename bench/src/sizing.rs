@@ -68,7 +68,7 @@ async fn measure_with(processes: &Processes, dir: &Path, report: &mut Report) ->
     Ok(())
 }
 
-/// What one or more processes need.
+/// The memory and the processor time that one or more processes use.
 #[derive(Debug, Clone, Copy, Default)]
 struct Usage {
     mib: f64,

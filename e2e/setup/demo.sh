@@ -30,6 +30,17 @@ parallel() { make --no-print-directory --jobs=$# "$@"; }
 
 has() { command -v "$1" >/dev/null; }
 
+# A mistake in the context's name must not show only after the builds.
+check_context() {
+    local config=${KUBECONFIG:-$HOME/.kube/config} files file found=
+    IFS=: read -ra files <<<"$config"
+    for file in "${files[@]}"; do [ ! -e "$file" ] || found=yes; done
+    [ -n "$found" ] || fail "there is no kubeconfig at $config; set KUBECONFIG to the file that kubectl uses"
+    [ "$CLUSTER" != current-context ] && has kubectl || return 0
+    kubectl config get-contexts "$CLUSTER" >/dev/null 2>&1 ||
+        fail "the kubeconfig $config has no context $CLUSTER; list the contexts with: kubectl config get-contexts"
+}
+
 own_cluster() {
     part 1 "Debian packages, and cargo's downloads" parallel demo-packages crates
     part 2 "builds" parallel kubernetes demo-programs demo-images
@@ -37,6 +48,7 @@ own_cluster() {
 }
 
 cluster_that_runs() {
+    check_context
     local options=(--cluster "$CLUSTER")
     [ -z "$IMAGES" ] || options+=(--images "$IMAGES")
     [ -z "$KEEP" ] || options+=(--keep)

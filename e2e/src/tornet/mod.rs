@@ -2,6 +2,7 @@
 //! every 20 seconds.
 
 mod arti;
+mod bandwidths;
 mod grow;
 pub mod period;
 mod tor;
@@ -70,7 +71,7 @@ impl TorNetwork {
     pub async fn up(&self) -> Result<()> {
         let authorities = self.authorities().await?;
         if matches!(self.place, Place::Loopback) {
-            self.measure().await?;
+            self.equalize_bandwidths().await?;
         }
         let common = self.common(&authorities);
         for node in &self.nodes {

@@ -10,7 +10,7 @@ use kube::ResourceExt as _;
 /// The label with which minikube marks its nodes. The value is the profile.
 const MINIKUBE_PROFILE: &str = "minikube.k8s.io/name";
 
-/// What is known about a node of the cluster.
+/// The properties of a node that tell which tool made its cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodeFacts {
     /// The node's name.
@@ -38,7 +38,7 @@ impl From<Node> for NodeFacts {
     }
 }
 
-/// What is known about this machine.
+/// The properties of this machine that tell whether the cluster runs on it.
 #[derive(Debug, Clone, Default)]
 pub struct Machine {
     /// The machine's host name.

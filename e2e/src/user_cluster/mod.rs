@@ -42,7 +42,7 @@ const LOST_IN_PUBLIC: f64 = 0.25;
 /// downloads the directory, which takes a minute or more.
 const PUBLISHED: Duration = Duration::from_secs(600);
 
-/// What the user wants.
+/// The user's choices for a demo on a cluster that runs already.
 pub struct Options {
     /// The context's name, or `current-context`.
     pub cluster: String,

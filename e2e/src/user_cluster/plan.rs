@@ -1,4 +1,4 @@
-//! What the demo creates on the user's cluster: names, Helm values and manifests.
+//! The names, Helm values and manifests of the demo's objects on the user's cluster.
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};

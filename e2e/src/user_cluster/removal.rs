@@ -8,7 +8,7 @@ use crate::helm::Helm;
 use crate::kubectl::Kubectl;
 use crate::steps::{say, step};
 
-/// Who created an object of the cluster.
+/// The creator of an object of the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
     /// The object does not exist.

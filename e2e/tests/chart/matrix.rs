@@ -117,16 +117,19 @@ fn watched_namespaces_get_roles_and_nothing_is_cluster_scoped() {
     assert!(objects.iter().all(|object| object["metadata"]["namespace"].is_string()));
 }
 
+/// Returns the images of the operator, of the data plane (if it differs) and of tor. Checks that
+/// all objects name the same image of the operator.
+pub fn images(values: Value) -> (String, Option<String>, String) {
+    let objects = checked(values);
+    let own = container(&objects)["image"].as_str().unwrap().to_owned();
+    assert_eq!(variable(&objects, "OPERATOR_IMAGE"), Some(own.as_str()));
+    assert_eq!(the(&objects, "Pod")["spec"]["containers"][0]["image"], own.as_str());
+    let tor = variable(&objects, "TOR_IMAGE").unwrap().to_owned();
+    (own, variable(&objects, "DATA_PLANE_IMAGE").map(ToOwned::to_owned), tor)
+}
+
 #[test]
 fn images_can_be_set_by_tag_and_digest() {
-    let images = |values: Value| {
-        let objects = checked(values);
-        let own = container(&objects)["image"].as_str().unwrap().to_owned();
-        assert_eq!(variable(&objects, "OPERATOR_IMAGE"), Some(own.as_str()));
-        assert_eq!(the(&objects, "Pod")["spec"]["containers"][0]["image"], own.as_str());
-        let tor = variable(&objects, "TOR_IMAGE").unwrap().to_owned();
-        (own, variable(&objects, "DATA_PLANE_IMAGE").map(ToOwned::to_owned), tor)
-    };
     let own = json!({"repository": "example.org:5000/op", "tag": ""});
     let by_digest = json!({"repository": "op", "digest": DIGEST});
     assert_eq!(

@@ -3,25 +3,17 @@
 use serde_json::{Value, json};
 
 use crate::helm::{RELEASE, all, container, helm, render, the, variable};
-use crate::matrix::{checked, kinds, pod};
+use crate::matrix::{checked, images, kinds, pod};
 
 #[test]
 fn one_registry_can_serve_all_images() {
-    let images = |values: Value| {
-        let objects = checked(values);
-        let own = container(&objects)["image"].as_str().unwrap().to_owned();
-        assert_eq!(variable(&objects, "OPERATOR_IMAGE"), Some(own.as_str()));
-        assert_eq!(the(&objects, "Pod")["spec"]["containers"][0]["image"], own.as_str());
-        let tor = variable(&objects, "TOR_IMAGE").unwrap().to_owned();
-        (own, tor, variable(&objects, "DATA_PLANE_IMAGE").map(ToOwned::to_owned))
-    };
     let text = |own: &str, tor: &str| (own.to_owned(), tor.to_owned());
     for (registry, prefix) in [("mirror.example.org:5000/tor/", "mirror.example.org:5000/tor"), ("mirror", "mirror")] {
         let global = json!({"imageRegistry": registry});
-        let (own, tor, data_plane) = images(json!({"global": global}));
+        let (own, data_plane, tor) = images(json!({"global": global}));
         let expected = text(&format!("{prefix}/onionbalance-operator:dev"), &format!("{prefix}/onionbalance-tor:dev"));
         assert_eq!(((own, tor), data_plane), (expected, None));
-        let (own, tor, data_plane) = images(json!({
+        let (own, data_plane, tor) = images(json!({
             "global": global,
             "image": {"repository": "ghcr.io/group/op", "tag": "1"},
             "tor": {"image": {"repository": "group/tor", "tag": "2"}},
