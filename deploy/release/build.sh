@@ -60,6 +60,7 @@ plugin() {
 rm -rf "$FOLDER"
 mkdir -p "$FOLDER"
 e2e/setup/images.sh tor >/dev/null
+e2e/setup/images.sh tor-obfs4 >/dev/null
 lacks=$(missing | paste -sd ';')
 if [ -n "$lacks" ]; then
     say "$ARCHITECTURE: NOT BUILT: the programs and what contains them. Missing: $lacks"

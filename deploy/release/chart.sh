@@ -32,6 +32,9 @@ sed -i "s,](\.\./\.\./,]($OB_REPOSITORY/blob/v$VERSION/,g" "$chart/README.md"
     - name: onionbalance-tor
       image: $OB_REGISTRY/onionbalance-tor:$VERSION
       platforms: [linux/amd64, linux/arm64]
+    - name: onionbalance-tor-obfs4
+      image: $OB_REGISTRY/onionbalance-tor-obfs4:$VERSION
+      platforms: [linux/amd64, linux/arm64]
   artifacthub.io/prerelease: "$([[ $VERSION == *-* ]] && echo true || echo false)"
   artifacthub.io/changes: |
 ANNOTATIONS

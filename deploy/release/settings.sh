@@ -16,7 +16,7 @@ OB_REGISTRY=${OB_REGISTRY:-registry.example.org}
 OB_REGISTRY=${OB_REGISTRY,,}
 VERSION=$(sed -n '/^\[workspace.package\]/,/^$/s/^version = "\(.*\)"/\1/p' "$TREE/Cargo.toml")
 # The images that a release publishes.
-IMAGES=(onionbalance-operator onionbalance-tor)
+IMAGES=(onionbalance-operator onionbalance-tor onionbalance-tor-obfs4)
 ARCHITECTURES=(amd64 arm64)
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git -C "$TREE" log -1 --format=%ct)}
 # The programs name this commit in their version. Cargo builds the programs again when it changes, so only
