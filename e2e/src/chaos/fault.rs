@@ -76,6 +76,8 @@ pub struct ActiveFault<'a> {
     pub at: Instant,
     /// The names of the introduction points that have been dead since the fault occurred.
     pub dead: BTreeSet<String>,
+    /// The fingerprints of the HSDirs that cannot answer while the fault lasts.
+    pub silent: BTreeSet<String>,
     /// The duration of the fault.
     pub lasts: Duration,
     /// A future that ends the fault, or waits until it has ended by itself, and returns the
@@ -102,7 +104,13 @@ impl fmt::Debug for ActiveFault<'_> {
 impl<'a> ActiveFault<'a> {
     /// Returns an active fault that needs no action to end.
     pub fn new(at: Instant, dead: BTreeSet<String>) -> Self {
-        Self { at, dead, lasts: Duration::ZERO, end: Box::pin(async { Ok(Findings::default()) }) }
+        let end = Box::pin(async { Ok(Findings::default()) });
+        Self { at, dead, silent: BTreeSet::new(), lasts: Duration::ZERO, end }
+    }
+
+    /// Records that these HSDirs cannot answer while the fault lasts.
+    pub fn silencing(self, hsdirs: BTreeSet<String>) -> Self {
+        Self { silent: hsdirs, ..self }
     }
 
     /// Makes the fault last for `lasts` and then end by running `end`.

@@ -28,6 +28,8 @@ pub struct Observed {
     pub ended: Instant,
     /// The names of the introduction points that have been dead since the fault.
     pub dead: BTreeSet<String>,
+    /// The fingerprints of the HSDirs that could not answer while the fault lasted.
+    pub silent: BTreeSet<String>,
     /// The descriptors that the HSDirs held before the fault, for both time periods.
     pub before: BTreeMap<Place, HeldDescriptor>,
     /// The answers of the responsible HSDirs since the fault.
@@ -63,10 +65,21 @@ impl Observed {
 
     /// Returns the time from the fault until no HSDir held a dead introduction point any longer.
     /// Considers only answers from before the fault ended, because the points are valid again
-    /// afterwards.
+    /// afterwards, and only HSDirs that could answer: one that the fault silences may still have
+    /// answered a request that was under way.
     pub fn gone_while_it_lasts(&self) -> Figure {
-        let lasting: Vec<_> = self.answers.iter().filter(|answer| answer.at < self.ended).cloned().collect();
+        let lasting = |answer: &&HsDirAnswer| answer.at < self.ended && !self.silent.contains(&answer.place.hsdir);
+        let lasting: Vec<_> = self.answers.iter().filter(lasting).cloned().collect();
         Figure::seconds("gone_s", self.gone_of(&lasting))
+    }
+
+    /// Returns the time from the fault until the last answer in which each HSDir returned a dead
+    /// introduction point, and whether clients used the answer's period.
+    pub fn last_dead(&self) -> BTreeMap<&Place, (Duration, bool)> {
+        let dead =
+            |answer: &&HsDirAnswer| answer.descriptor.as_ref().is_some_and(|seen| !seen.points.is_disjoint(&self.dead));
+        let dead = self.answers.iter().filter(dead);
+        dead.map(|answer| (&answer.place, (answer.at.saturating_duration_since(self.at), answer.of_clients))).collect()
     }
 
     fn gone_of(&self, answers: &[HsDirAnswer]) -> f64 {
@@ -187,6 +200,7 @@ mod tests {
             at,
             ended: at + seconds(60),
             dead: ["dead".to_owned()].into(),
+            silent: BTreeSet::new(),
             before: held(&answers[..1]),
             answers,
             moments: Vec::new(),
@@ -199,6 +213,18 @@ mod tests {
     fn dead_points_that_return_after_the_fault_has_ended_do_not_count() {
         let at = Instant::now();
         let seen = seen(at, [(0, "k", 1, "dead"), (1, "k", 1, "dead"), (7, "k", 2, "alive"), (61, "k", 3, "dead")]);
+        assert_eq!(seen.gone_while_it_lasts(), Figure::seconds("gone_s", 7.0));
+        assert_eq!(seen.gone(), Figure::seconds("gone_s", f64::INFINITY));
+    }
+
+    #[test]
+    fn an_hsdir_that_the_fault_silences_does_not_count_until_it_returns() {
+        let at = Instant::now();
+        let mut seen = seen(at, [(0, "k", 1, "dead"), (0, "other", 1, "dead"), (7, "other", 2, "alive")]);
+        seen.answers[0].place.hsdir = "silent".to_owned();
+        seen.before = held(&seen.answers[..2]);
+        assert_eq!(seen.gone_while_it_lasts(), Figure::seconds("gone_s", f64::INFINITY));
+        seen.silent = ["silent".to_owned()].into();
         assert_eq!(seen.gone_while_it_lasts(), Figure::seconds("gone_s", 7.0));
         assert_eq!(seen.gone(), Figure::seconds("gone_s", f64::INFINITY));
     }

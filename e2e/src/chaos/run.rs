@@ -25,6 +25,8 @@ const WARM_UP: usize = 20;
 /// The time reserved for the requests before the fault and for the descriptor fetches that precede
 /// these requests.
 const WARM_UP_TIME: Duration = Duration::from_secs(25);
+/// The time after which the output names an HSDir that still holds a dead point.
+const LATE: Duration = Duration::from_secs(10);
 
 /// Injects a fault under load and returns the figures of the run, with their limits. Each service
 /// gets at least as many requests as the stage's effort demands.
@@ -43,7 +45,7 @@ pub async fn run(stage: &Stage, fault: &dyn Fault) -> Result<Judged> {
     // Wait for the requests even after an error, so that none outlives the run.
     let requests = traffic.finish().await?;
     let alarms = alarms.end()?;
-    let Timeline { at, dead, ended, findings, mut before } = outcome?;
+    let Timeline { at, dead, silent, ended, findings, mut before } = outcome?;
     let mut answers = stage.judge().answers()?;
     answers.retain(|answer| answer.at >= at);
     let answers = of_responsible(&answers, &before);
@@ -56,7 +58,8 @@ pub async fn run(stage: &Stage, fault: &dyn Fault) -> Result<Judged> {
         eprintln!("    false alarm {:+.1} s after the fault: {alarm}", after.0.as_secs_f64() - after.1.as_secs_f64());
     }
     let moments = findings.moments;
-    let seen = Observed { at, ended, dead, before, answers, moments, requests, load: load()? };
+    let seen = Observed { at, ended, dead, silent, before, answers, moments, requests, load: load()? };
+    print_late_hsdirs(&seen);
     let mut figures = seen.counts();
     figures.push(Figure::count("false_alarms", false_alarms.len(), "alarms"));
     figures.extend(fault.figures(&seen));
@@ -75,6 +78,7 @@ fn load() -> Result<f64> {
 struct Timeline {
     at: Instant,
     dead: BTreeSet<String>,
+    silent: BTreeSet<String>,
     ended: Instant,
     findings: Findings,
     /// The descriptors that the HSDirs held before the fault, for both time periods.
@@ -92,7 +96,7 @@ async fn run_fault(stage: &Stage, fault: &dyn Fault, traffic: &Traffic, since: I
     let ended = Instant::now();
     sleep_until((active.at + effort.after).max(ended + effort.after_end)).await;
     wait_begun(traffic, effort.requests).await?;
-    Ok(Timeline { at: active.at, dead: active.dead, ended, findings, before })
+    Ok(Timeline { at: active.at, dead: active.dead, silent: active.silent, ended, findings, before })
 }
 
 async fn wait_begun(traffic: &Traffic, wanted: usize) -> Result<()> {
@@ -111,5 +115,15 @@ fn print_problems(requests: &Requests) {
         for (after, waited, client) in requests.problems(service) {
             eprintln!("    {service:?}, {client:?} client: began {after:+.1} s after the fault, waited {waited:.1} s");
         }
+    }
+}
+
+/// Prints how long HSDirs still held dead points, if that was more than [`LATE`].
+fn print_late_hsdirs(seen: &Observed) {
+    let late: BTreeMap<_, _> = seen.last_dead().into_iter().filter(|(_, (after, _))| *after > LATE).collect();
+    for (place, (after, of_clients)) in late {
+        let period = if of_clients { "clients use" } else { "clients do not use" };
+        let after = after.as_secs_f64();
+        eprintln!("    HSDir {}, period that {period}: held a dead point {after:.1} s after the fault", place.hsdir);
     }
 }

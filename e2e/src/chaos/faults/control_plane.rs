@@ -179,8 +179,8 @@ impl Fault for HsDirsDown {
     fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<ActiveFault<'a>>> {
         Box::pin(async move {
             let (relays, held) = (stage.relays_but_guards().await?, stage.held()?);
-            let relays = held.keys().filter_map(|hsdir| relays.get(hsdir)).map(|nickname| process_name(nickname));
-            let frozen: Vec<_> = relays.take(FROZEN.into()).collect();
+            let relays = held.keys().filter_map(|hsdir| Some((hsdir.clone(), process_name(relays.get(hsdir)?))));
+            let (hsdirs, frozen): (BTreeSet<_>, Vec<_>) = relays.take(FROZEN.into()).unzip();
             ensure!(frozen.len() == usize::from(FROZEN), "too few relays hold the descriptor: {frozen:?}");
             let (victim, dead) = stage.victim().await?;
             let at = Instant::now();
@@ -189,7 +189,7 @@ impl Fault for HsDirsDown {
             }
             stage.run(&format!("delete pod {} --grace-period=0 --force --wait=false", victim.name)).await?;
             let processes = stage.processes.clone();
-            Ok(ActiveFault::new(at, dead).ending(Duration::from_secs(60), async move {
+            Ok(ActiveFault::new(at, dead).silencing(hsdirs).ending(Duration::from_secs(60), async move {
                 try_join_all(frozen.iter().map(async |relay| processes.signal(relay, Signal::CONT))).await?;
                 Ok(())
             }))
