@@ -95,7 +95,7 @@ pub const TARGETS: [Target; 41] = [
         Figures,
         "python_to_descriptor_build",
         AtLeast(12.0),
-        "A service with many backends publishes up to 16 different descriptors.",
+        "A service with many backends publishes up to 12 different descriptors.",
     ),
     target(
         Figures,

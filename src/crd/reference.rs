@@ -111,7 +111,7 @@ fn write_section(text: &mut String, Section { path, schema }: &Section<'_>, sect
     }
     text.push_str("| field | type | default | limits | description |\n|---|---|---|---|---|\n");
     let required = schema.required.as_deref().unwrap_or_default();
-    let mut rules: Vec<_> = messages(schema).map(|message| format!("- `{path}`: {message}")).collect();
+    let mut rules = refusals(path, schema);
     for (name, field) in schema.properties.iter().flatten() {
         let default = match &field.default {
             // The object's own table lists the defaults of the fields.
@@ -129,7 +129,7 @@ fn write_section(text: &mut String, Section { path, schema }: &Section<'_>, sect
         }
         let row = [format!("`{name}`"), type_of(field), default, limits(field), description];
         let _ = writeln!(text, "| {} |", row.map(|cell| cell.trim().replace('|', "\\|")).join(" | "));
-        rules.extend(messages(field).map(|message| format!("- `{name}`: {message}")));
+        rules.extend(refusals(name, field));
     }
     write_rules(text, &rules);
 }
@@ -147,6 +147,18 @@ fn anchor(path: &str) -> String {
 
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Returns a line for each validation rule of a schema: the field to which the API server refers,
+/// and the message.
+fn refusals(path: &str, schema: &JSONSchemaProps) -> Vec<String> {
+    let rules = schema.x_kubernetes_validations.iter().flatten();
+    rules
+        .filter_map(|rule| {
+            let below = rule.field_path.as_deref().unwrap_or_default();
+            rule.message.as_deref().map(|message| format!("- `{path}{below}`: {message}"))
+        })
+        .collect()
 }
 
 fn messages(schema: &JSONSchemaProps) -> impl Iterator<Item = &str> {
@@ -269,6 +281,7 @@ mod tests {
             row("| `ports` | list: object | (required) | 1 to 64 items; each `port` once | ").contains("(#specports)")
         );
         assert!(text.contains("- `spec.ports[].target`: sets both service and address; keep one of them\n"));
+        assert!(text.contains("- `spec.anonymity.guardsInUse`: must be 1 unless guards is Shared"));
         assert!(text.contains(" Same fields as: [`spec.backends.template`](#specbackendstemplate). |"));
     }
 }

@@ -581,8 +581,8 @@ pub struct AuthorizedClient {
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
     /// The client's public key in the form `descriptor:x25519:<52 base32 characters>`. The command
-    /// `kubectl onionbalance key generate --client NAME` writes it to `NAME.auth` in this form.
-    /// Never put the private key here.
+    /// `kubectl onionbalance key generate --client NAME --address ADDRESS` writes the key to
+    /// `NAME.auth` in this form. Never put the private key here.
     #[schemars(length(min = 1, max = 128), extend("x-kubernetes-validations" = rules::client_key()))]
     pub public_key: String,
 }
