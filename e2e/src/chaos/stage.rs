@@ -38,6 +38,11 @@ const NAME: &str = "web";
 /// The settings of the probe, unless a fault changes them. A failure ends within two minutes after
 /// the repair, so that it does not reach into the next run.
 pub const PROBE: &str = r#"{"periodSeconds":60,"timeoutSeconds":60,"http":null}"#;
+/// The torrc line with the time after which all tors of the stage but the relays give up a circuit
+/// of three hops. On the public network, tor learns such a time from its own circuits. Here, it
+/// would learn some milliseconds. A circuit of four hops gets twice the time (C tor's
+/// `circuit_expire_building`).
+const CIRCUITS: &str = "CircuitBuildTimeout 3";
 /// The time limit for pods to start, bootstrap and be published.
 const PUBLISHED: Duration = Duration::from_secs(240);
 
@@ -74,13 +79,13 @@ impl Stage {
     pub async fn set_up(state: &State, namespace: &str, needs: Needs, effort: Effort) -> Result<Self> {
         let (cluster, processes) = (Cluster::open(state)?, Processes::open(state.dir())?);
         let (kubectl, network) = (cluster.kubectl(), tor_network(state)?);
-        let (torrc, dir) = (network.torrc_lines()?, state.dir().join(namespace));
+        let (torrc, dir) = (format!("{}{CIRCUITS}\n", network.torrc_lines()?), state.dir().join(namespace));
         let target = Target::listen().await?;
         // `prepare` adds further frontends, which then find the shared guards.
         let object = format!(
             "apiVersion: onionbalance.dev/v1alpha1\nkind: OnionBalancedService\nmetadata: {{name: {NAME}}}\nspec:\n  \
-             ports: [{{port: 80, target: {{address: \"{}\"}}}}]\n  backends: {{replicas: {}}}\n  \
-             frontend: {{replicas: 1, probe: {PROBE}}}\n",
+             ports: [{{port: 80, target: {{address: \"{}\"}}}}]\n  backends: {{replicas: {}, \
+             extraTorrc: {CIRCUITS}}}\n  frontend: {{replicas: 1, probe: {PROBE}, extraTorrc: {CIRCUITS}}}\n",
             target.address(),
             needs.backends
         );
