@@ -1,15 +1,11 @@
 //! The `spec` of an `OnionBalancedService`.
 
-use std::collections::BTreeMap;
-
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
 
 use super::torrc::Place;
-use super::{AddressProbe, Anonymity, CircuitLimits, OnionBalancedServiceStatus, rules, schema};
+use super::{AddressProbe, Anonymity, CircuitLimits, OnionBalancedServiceStatus, PodSettings, Port, rules};
 
 /// The desired state of an onion service: its ports, its key, its backends and its publisher.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -99,163 +95,6 @@ impl OnionBalancedServiceSpec {
     pub fn closes_circuits(&self) -> bool {
         self.backends.circuit_limits.is_some() && self.ports.iter().any(|port| port.proxy_protocol.is_some())
     }
-}
-
-/// One port of the onion address.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Port {
-    /// The name of the port in metrics and messages: at most 63 lower-case letters, digits and `-`.
-    /// Each port needs a different name. If absent, only the number identifies the port.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63), extend("x-kubernetes-validations" = rules::port_name()))]
-    pub name: Option<String>,
-    /// The port that clients connect to, as in `http://<address>.onion:<port>/`. Each port number
-    /// may appear once. From 1 to 65535.
-    #[schemars(range(min = 1))]
-    pub port: u16,
-    /// The destination of the streams that clients open to this port. Set either `service` or
-    /// `address`.
-    pub target: Target,
-    /// The PROXY protocol version that the agent speaks to the target. With `v1`, each stream
-    /// begins with a version 1 header whose source address identifies the client's circuit; the
-    /// target must expect the header. If absent, streams carry no header.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub proxy_protocol: Option<ProxyProtocol>,
-    /// The time in seconds after which a stream is closed if it transfers no data in either
-    /// direction. From 1 to 86400 (one day). If absent, idle streams stay open.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 86400))]
-    pub idle_timeout_seconds: Option<u32>,
-    /// The check of the target. Each backend checks the target itself. A backend is withdrawn while
-    /// its checks fail and those of another backend pass; if they fail at all backends, all stay.
-    /// If absent, each backend opens a connection every 10 seconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub health_check: Option<HealthCheck>,
-}
-
-/// The check of a port's target. Without `http`, the target must accept a TCP connection.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct HealthCheck {
-    /// True switches the check on, and false switches it off. Default `true`.
-    pub enabled: bool,
-    /// The HTTP request that the target must answer. If absent, the target only has to accept
-    /// connections.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub http: Option<HttpHealthCheck>,
-    /// The time in seconds between two checks. A result that differs from the previous ones is
-    /// checked again after a second. From 1 to 3600 (one hour). Default 10.
-    #[schemars(range(min = 1, max = 3600))]
-    pub period_seconds: u32,
-    /// The time in seconds after which a check has failed. From 1 to 60. Default 2.
-    #[schemars(range(min = 1, max = 60))]
-    pub timeout_seconds: u32,
-    /// The number of consecutive failures after which the target counts as failing. The failures
-    /// must also extend over 4 seconds. From 1 to 100. Default 2.
-    #[schemars(range(min = 1, max = 100))]
-    pub failure_threshold: u32,
-    /// The number of consecutive successes after which a failing target counts as passing again.
-    /// From 1 to 100. Default 2.
-    #[schemars(range(min = 1, max = 100))]
-    pub success_threshold: u32,
-}
-
-impl Default for HealthCheck {
-    fn default() -> Self {
-        Self {
-            enabled: true,
-            http: None,
-            period_seconds: 10,
-            timeout_seconds: 2,
-            failure_threshold: 2,
-            success_threshold: 2,
-        }
-    }
-}
-
-/// An HTTP request that the target of a port must answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct HttpHealthCheck {
-    /// The path of the request, for example `/healthz`. The path begins with `/` and may include a
-    /// query. At most 1024 characters. Default `/`.
-    #[schemars(length(max = 1024), extend("x-kubernetes-validations" = rules::request_path()))]
-    pub path: String,
-    /// The value of the `Host` header, for example `web.example.org`. If absent, the header names
-    /// the target.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253), extend("x-kubernetes-validations" = rules::request_host()))]
-    pub host: Option<String>,
-    /// The settings of HTTPS. If set, even to `{}`, the request uses HTTPS. The name in the
-    /// certificate must be that of `host` or, if `host` is absent, of the target. If absent, the
-    /// request uses plain HTTP.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub https: Option<HttpsHealthCheck>,
-    /// The expected statuses, at most 16, each from 100 to 599. If empty, every status from 200 to
-    /// 399 is expected.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16), inner(range(min = 100, max = 599)))]
-    pub statuses: Vec<u16>,
-}
-
-/// The HTTPS settings of a health check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct HttpsHealthCheck {
-    /// True requires a certificate from a public certificate authority, and false accepts every
-    /// certificate. Default `true`.
-    pub verify: bool,
-}
-
-impl Default for HttpsHealthCheck {
-    fn default() -> Self {
-        Self { verify: true }
-    }
-}
-
-impl Default for HttpHealthCheck {
-    fn default() -> Self {
-        Self { path: "/".to_owned(), host: None, https: None, statuses: Vec::new() }
-    }
-}
-
-/// A version of the PROXY protocol. With `v1`, each stream to the target begins with a version 1
-/// header whose source address identifies the client's circuit. The target must expect the header.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum ProxyProtocol {
-    /// The human-readable header format, version 1.
-    V1,
-}
-
-/// The destination of a port's streams. Exactly one field must be set. Some destinations are
-/// refused (`--refused-targets`), by default the pod itself, link-local addresses, the metadata
-/// services of cloud providers, and the API server.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(extend("x-kubernetes-validations" = rules::target()))]
-pub struct Target {
-    /// A Service in the same namespace. The agent resolves its name for each connection, so the
-    /// Service can be deleted and created again. If absent, `address` is required.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub service: Option<ServiceTarget>,
-    /// A `host:port` pair, for example `web.example.org:8080` or `[2001:db8::1]:80`. The agent
-    /// resolves the host name for each connection. If absent, `service` is required.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 300), extend("x-kubernetes-validations" = rules::host_and_port()))]
-    pub address: Option<String>,
-}
-
-/// A reference to one port of a Service.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct ServiceTarget {
-    /// The name of the Service.
-    #[schemars(length(min = 1, max = 63), extend("x-kubernetes-validations" = rules::service_name()))]
-    pub name: String,
-    /// The name or the number of the Service's port, for example `http` or `80`. A number refers to
-    /// `port`, not to `targetPort`.
-    #[schemars(schema_with = "schema::port_reference")]
-    pub port: IntOrString,
 }
 
 /// The master key that determines the onion address, and the Secret that holds the key.
@@ -453,101 +292,6 @@ pub enum DistinctDescriptors {
     Never,
 }
 
-/// The pod settings that a user may change. Containers and volumes are not included, because
-/// permission to write this object must not imply permission to mount any Secret in the namespace.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct PodSettings {
-    /// Additional labels for the pods, at most 128. Keys that begin with `onionbalance.dev/` or
-    /// `app.kubernetes.io/` are rejected. The operator accepts only labels that its administrator
-    /// allows (`--allowed-label-prefixes`), by default none.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "texts")]
-    #[schemars(schema_with = "schema::texts_with_own_keys")]
-    pub labels: BTreeMap<String, String>,
-    /// Additional annotations for the pods, at most 128. Keys that begin with `onionbalance.dev/`
-    /// or `app.kubernetes.io/` are rejected. The operator accepts only annotations that its
-    /// administrator allows (`--allowed-annotation-prefixes`), by default none.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "texts")]
-    #[schemars(schema_with = "schema::texts_with_own_keys")]
-    pub annotations: BTreeMap<String, String>,
-    /// The resource requests and limits of the pod's two containers. If absent, the operator's
-    /// defaults apply.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub resources: Option<ContainerResources>,
-    /// The labels that a node must have to run the pods, as in a pod's `spec.nodeSelector`. At most
-    /// 128 labels.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "texts")]
-    #[schemars(schema_with = "schema::texts")]
-    pub node_selector: BTreeMap<String, String>,
-    /// The affinity of the pods, as in a pod's `spec.affinity`. If absent, the operator's default
-    /// applies.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "schema::any_object")]
-    pub affinity: Option<Value>,
-    /// The tolerations of the pods, as in a pod's `spec.tolerations`. The operator accepts only
-    /// tolerations that its administrator allows (`--allowed-tolerations`), by default none.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(schema_with = "schema::any_objects")]
-    pub tolerations: Vec<Value>,
-    /// The topology spread constraints of the pods, as in a pod's `spec.topologySpreadConstraints`.
-    /// If empty, the pods are spread over the nodes where possible.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(schema_with = "schema::any_objects")]
-    pub topology_spread_constraints: Vec<Value>,
-    /// The name of the pods' priority class. The operator accepts only classes that its
-    /// administrator allows (`--allowed-priority-classes`), by default none. If absent or empty,
-    /// the operator's default applies.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253))]
-    pub priority_class_name: Option<String>,
-    /// The name of the pods' runtime class. The operator accepts only classes that its
-    /// administrator allows (`--allowed-runtime-classes`), by default none. If absent or empty, the
-    /// operator's default applies.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253))]
-    pub runtime_class_name: Option<String>,
-    /// The Secrets that hold the credentials for pulling the images, at most 64. If empty, the
-    /// operator's default applies.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64))]
-    pub image_pull_secrets: Vec<SecretReference>,
-}
-
-/// A reference to a Secret in the same namespace.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct SecretReference {
-    /// The name of the Secret.
-    #[schemars(length(min = 1, max = 253))]
-    pub name: String,
-}
-
-/// The resources of a pod's two containers. An absent field keeps the operator's default.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
-pub struct ContainerResources {
-    /// The resources of the `tor` container. If absent, the operator's default applies.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tor: Option<Resources>,
-    /// The resources of the `agent` container, or of the `publisher` container in a frontend. If
-    /// absent, the operator's default applies.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub agent: Option<Resources>,
-}
-
-/// The resources of one container.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
-pub struct Resources {
-    /// The resources that the scheduler reserves for the container, for example `cpu: 100m`.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(schema_with = "schema::quantities")]
-    pub requests: BTreeMap<String, IntOrString>,
-    /// The maximum resources that the container may use, for example `memory: 128Mi`.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(schema_with = "schema::quantities")]
-    pub limits: BTreeMap<String, IntOrString>,
-}
-
 /// Client authorization for this service. The clients from both fields are authorized, at most 128
 /// in total.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -590,10 +334,4 @@ pub struct AuthorizedClient {
 /// Deserializes a text. Null stands for an empty text, as in the fields of Kubernetes' own types.
 fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
-}
-
-/// Deserializes a map of texts; see [`text`].
-fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
-    let texts: BTreeMap<String, Option<String>> = BTreeMap::deserialize(deserializer)?;
-    Ok(texts.into_iter().map(|(key, text)| (key, text.unwrap_or_default())).collect())
 }

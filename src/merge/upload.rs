@@ -2,13 +2,17 @@
 //!
 //! A descriptor is identified by its time period and its revision counter. Upload results name only
 //! the HSDir, so at most one upload per HSDir is in flight across all periods. If an HSDir is dead,
-//! no result arrives, so each upload has its own deadline.
+//! no result arrives, so each upload has its own deadline. `retry` decides when a failed upload is
+//! repeated.
+
+mod retry;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use rand::{Rng, RngExt};
+use rand::Rng;
 
+use self::retry::UploadFailure;
 use crate::consensus::Fingerprint;
 use crate::onion::TimePeriod;
 
@@ -18,25 +22,6 @@ use crate::onion::TimePeriod;
 pub(super) const DEADLINE: Duration = Duration::from_secs(32);
 /// The time after which the withdrawal of a backend no longer waits for the result of an upload.
 const OVERDUE: Duration = Duration::from_secs(15);
-/// The time for which failed uploads to an HSDir are repeated at short intervals, as in arti. The
-/// last of them ends within this time. Every attempt costs circuits next to the master key, so that
-/// an HSDir that never answers must not be able to cause a steady stream of them.
-const ROUND: Duration = Duration::from_secs(5 * 60);
-/// The number of attempts that a round has at least, even if the process was paused in the
-/// meantime.
-const MIN_ATTEMPTS: u32 = 4;
-/// The shortest pause between two attempts after [`ROUND`]. The actual pause is random.
-const REST_MIN: Duration = Duration::from_secs(10 * 60);
-/// The longest pause between two attempts after [`ROUND`].
-const REST_MAX: Duration = Duration::from_secs(30 * 60);
-/// The minimum pause after the first failed upload to an HSDir. Each further failure doubles the
-/// pause.
-const BACKOFF_MIN: Duration = Duration::from_secs(1);
-/// The maximum pause within [`ROUND`] for an HSDir that does not answer, not counting the deadlines
-/// of the uploads.
-const BACKOFF_SILENT_MAX: Duration = Duration::from_secs(8);
-/// The maximum pause within [`ROUND`] for an HSDir that refuses uploads.
-const BACKOFF_REFUSED_MAX: Duration = Duration::from_secs(60);
 /// The delay after which an upload is repeated if its result may belong to an earlier upload.
 const CONFIRM_AFTER: Duration = Duration::from_secs(2);
 
@@ -122,13 +107,14 @@ struct Job {
     failures: u32,
     /// The time of the first of these failures.
     failing_since: Option<Duration>,
-    /// The start of the HSDir's [`ROUND`] of attempts. None while nothing has failed, or while no
-    /// other HSDir has answered, so that the fault may lie with this publisher's network.
+    /// The start of the HSDir's [round](retry::ROUND) of attempts. None while nothing has failed,
+    /// or while no other HSDir has answered, so that the fault may lie with this publisher's
+    /// network.
     round: Option<Duration>,
     /// True if the HSDir rejected the newest descriptor.
     rejected: bool,
-    /// True if the HSDir gets its next upload only after a rest, because a whole [`ROUND`] of
-    /// attempts has failed. A new descriptor does not end the rest.
+    /// True if the HSDir gets its next upload only after a rest, because a whole
+    /// [round](retry::ROUND) of attempts has failed. A new descriptor does not end the rest.
     rests: bool,
 }
 
@@ -159,17 +145,6 @@ impl Answers {
     pub(super) fn show_another_publisher(self) -> bool {
         self.lost > self.accepted.saturating_add(self.open)
     }
-}
-
-/// How an upload failed.
-#[derive(Clone, Copy)]
-enum UploadFailure {
-    /// The HSDir did not answer before the deadline.
-    Silent,
-    /// The HSDir answered with an error.
-    Refused,
-    /// The HSDir rejected the descriptor, and would reject it again.
-    Rejected,
 }
 
 impl HsdirUploads {
@@ -421,77 +396,6 @@ impl Hsdir {
     /// that period.
     fn newest(&mut self, (period, counter): DescriptorName) -> Option<&mut Job> {
         self.jobs.get_mut(&period).filter(|job| job.newest == counter)
-    }
-
-    fn reject(&mut self, upload: &InFlight, answered: Option<Duration>, now: Duration, rng: &mut impl Rng) {
-        self.fail(upload, UploadFailure::Rejected, answered, now, rng);
-        let (period, counter) = upload.name;
-        let Some(job) = self.jobs.get_mut(&period) else { return };
-        if counter < job.newest {
-            // The newest descriptor already has a greater counter.
-            job.not_before = now;
-            job.rests = false;
-        } else {
-            job.rejected = true;
-        }
-    }
-
-    /// Records the failure of an upload that got no answer. The descriptors of other periods would
-    /// get none either, so that they wait for the same time.
-    fn fall_silent(&mut self, upload: &InFlight, answered: Option<Duration>, now: Duration, rng: &mut impl Rng) {
-        self.fail(upload, UploadFailure::Silent, answered, now, rng);
-        let Some(failed) = self.jobs.get(&upload.name.0) else { return };
-        let (not_before, round, rests) = (failed.not_before, failed.round, failed.rests);
-        for job in self.jobs.values_mut().filter(|job| job.is_open()) {
-            job.not_before = not_before.max(job.not_before);
-            job.round = job.round.or(round);
-            job.rests |= rests;
-            job.failing_since.get_or_insert(upload.started);
-        }
-    }
-
-    /// Records a failure and schedules the next attempt. `answered` is the time at which an HSDir
-    /// last answered.
-    fn fail(
-        &mut self,
-        upload: &InFlight,
-        failure: UploadFailure,
-        answered: Option<Duration>,
-        now: Duration,
-        rng: &mut impl Rng,
-    ) {
-        let (period, counter) = upload.name;
-        let Some(job) = self.jobs.get_mut(&period) else { return };
-        job.failed = job.failed.max(counter);
-        job.failures = job.failures.saturating_add(1);
-        job.failing_since.get_or_insert(upload.started);
-        if answered.is_some_and(|answered| answered >= upload.started) {
-            job.round.get_or_insert(upload.started);
-        }
-        let doubled = BACKOFF_MIN.saturating_mul(2_u32.saturating_pow(job.failures));
-        let longest = match failure {
-            UploadFailure::Silent => doubled.min(BACKOFF_SILENT_MAX),
-            UploadFailure::Refused => doubled.min(BACKOFF_REFUSED_MAX),
-            UploadFailure::Rejected => BACKOFF_REFUSED_MAX,
-        };
-        let pause = longest.mul_f64(rng.random_range(0.5..=1.0));
-        // The next attempt may last until its deadline.
-        let end = now.saturating_add(pause).saturating_add(DEADLINE);
-        let round_over = job.round.is_some_and(|began| end.saturating_sub(began) > ROUND);
-        job.rests = round_over && job.failures >= MIN_ATTEMPTS;
-        let pause = if job.rests { rng.random_range(REST_MIN..=REST_MAX) } else { pause };
-        job.not_before = now.saturating_add(pause);
-    }
-}
-
-impl Job {
-    /// Forgets all failures.
-    fn forgive(&mut self) {
-        self.failures = 0;
-        self.failing_since = None;
-        self.round = None;
-        self.rejected = false;
-        self.rests = false;
     }
 }
 

@@ -6,13 +6,18 @@
 //! `tests/operator_api_server/crd_server` checks a real API server with CEL.
 
 // `tests/operator_api_server` includes this file from another folder.
+#[path = "allowed.rs"]
+mod allowed;
 #[path = "refused_location.rs"]
 mod location;
+#[path = "refused_ports.rs"]
+mod ports;
 #[path = "refused_torrc.rs"]
 mod torrc;
 
 use serde_json::{Value, json};
 
+pub use self::allowed::allowed;
 pub use self::location::{RefusedChange, refused_changes};
 
 /// An invalid object, and the errors that it is expected to cause.
@@ -90,77 +95,10 @@ pub const KEYS: [&str; 2] = [
     "descriptor:x25519:FRGUVMBGM555KMQ3XZAPB4OXSMXIMX7C7537PG7SHYJLMVXIZXKQ",
 ];
 
-/// Returns changes that produce valid objects at the limits of what the schema allows.
-pub fn allowed() -> Vec<Value> {
-    let spec = |change: Value| json!({ "spec": change });
-    let target = |target: Value| spec(json!({"ports": [{"port": 80, "target": target}]}));
-    let torrc = "# comment \\ %\u{e9}\n\n\tHiddenServiceMaxStreams 100 # ControlPort\r\n +UseBridges 1\n/numcpus#c\n\
-        LOG  notice\tstdout # info\nVanguardsLiteEnabled auto";
-    // The rules must be able to evaluate the longest text within the API server's cost limits.
-    let longest = format!("{:16384}", "BandwidthRate 1 MB # 6789\n".repeat(625));
-    let quantities = json!({"cpu": 1, "memory": "128e6", "a": "1E", "b": ".5", "c": "100m", "d": 0});
-    let template = json!({
-        "labels": {"team": "a", "example.org/app.kubernetes.io": "b"}, "annotations": {"note": "two\nlines"},
-        "resources": {"tor": {"requests": quantities, "limits": {}}, "agent": null}, "priorityClassName": "", "affinity": null,
-    });
-    // Labels of nodes are often empty, for example `node-role.kubernetes.io/control-plane`.
-    let empty = json!({"labels": {"a": ""}, "annotations": {"b": ""}, "nodeSelector": {"example.org/c": ""}});
-    vec![
-        json!({"metadata": {"name": "a".repeat(54)}}),
-        spec(json!({"ports": [
-            {"name": null, "port": 1, "target": {"address": "a:1", "service": null}, "proxyProtocol": null},
-            {"name": "1-b", "port": 2, "target": {"service": {"name": "1web", "port": 65535}}, "proxyProtocol": "v1"},
-            {"port": 65534, "target": {"address": "a:1"}, "idleTimeoutSeconds": 86400},
-            {"port": 65535, "target": {"service": {"name": "web", "port": "80"}}, "idleTimeoutSeconds": null},
-        ]})),
-        spec(json!({"ports": [
-            {"port": 1, "target": {"address": "a:1"}, "healthCheck": null},
-            {"port": 2, "target": {"address": "a:1"}, "healthCheck": {"enabled": false, "http": null}},
-            {"port": 3, "target": {"address": "a:1"}, "healthCheck": {
-                "periodSeconds": 3600, "timeoutSeconds": 60, "failureThreshold": 100, "successThreshold": 1,
-                "http": {"path": "/a?b=c~", "host": "[2001:db8::1]:80", "https": {"verify": false}, "statuses": [100, 599]},
-            }},
-        ]})),
-        target(json!({"address": "web.example.org.:00080"})),
-        target(json!({"address": "[2001:db8::1]:80"})),
-        spec(json!({"masterKey": {"secretName": "a.b-c", "onionAddress": EXTERNAL.to_uppercase()}})),
-        spec(json!({"masterKey": {"secretName": "kits", "delegated": true}})),
-        spec(json!({"masterKey": {"secretName": null, "onionAddress": EXTERNAL.strip_suffix(".onion")}})),
-        spec(json!({"backends": {"replicas": 0, "introductionPoints": 20, "introDosDefense": {"burstPerSecond": 25}}})),
-        spec(json!({"backends": {"introDosDefense": null, "extraTorrc": torrc, "template": template}})),
-        spec(json!({"backends": {"circuitLimits": {}, "extraTorrc": "EntryNodes $AB"}})),
-        spec(
-            json!({"backends": {"circuitLimits": {"openStreams": 1, "streamsPerSecond": 5, "streamBurst": 5, "bytesPerSecond": 16384}}}),
-        ),
-        spec(
-            json!({"backends": {"circuitLimits": {"openStreams": 16384, "streamsPerSecond": 10000, "streamBurst": null}}}),
-        ),
-        spec(json!({"frontend": {"extraTorrc": "NumCPUs 1\nUseBridges 1", "template": template}})),
-        spec(json!({"backends": {"extraTorrc": longest}, "frontend": {"extraTorrc": longest}})),
-        spec(json!({"frontend": {"probe": {"enabled": false, "periodSeconds": 86400, "timeoutSeconds": 60}}})),
-        spec(json!({"frontend": {"probe": {"http": {"path": "/a?b=%20", "host": "[2001:db8::1]:80"}}}})),
-        spec(json!({"frontend": {"probe": {"http": null}}})),
-        spec(
-            json!({"backends": {"extraTorrc": "", "template": empty}, "frontend": {"extraTorrc": "", "template": empty}}),
-        ),
-        spec(
-            json!({"backends": {"extraTorrc": null, "template": {"labels": {"a": null}, "nodeSelector": {"b": null}}}}),
-        ),
-        spec(json!({"externalBackends": [{"onionAddress": EXTERNAL}]})),
-        spec(json!({"externalBackends": [{"onionAddress": EXTERNAL, "maxIntroductionPoints": 1}]})),
-        spec(json!({"externalBackends": [{"onionAddress": EXTERNAL, "maxIntroductionPoints": 20}]})),
-        spec(json!({"restrictedDiscovery": null, "anonymity": {"serverLocation": "Exposed"}})),
-        spec(json!({"restrictedDiscovery": {"secretName": "clients", "clients": [
-            {"name": "a", "publicKey": KEYS[0]}, {"name": "b b", "publicKey": KEYS[1].to_lowercase().replace(':', " : ")},
-        ]}})),
-    ]
-}
-
 /// Returns every row of the table.
 pub fn refused() -> Vec<Refused> {
-    let mut all = names_and_ports();
-    all.extend(health_checks());
-    all.extend(targets());
+    let mut all = names();
+    all.extend(ports::rows());
     all.extend(keys());
     all.extend(location::rows());
     all.extend(backends());
@@ -172,11 +110,8 @@ pub fn refused() -> Vec<Refused> {
     all
 }
 
-fn names_and_ports() -> Vec<Refused> {
+fn names() -> Vec<Refused> {
     let form = "metadata.name: must consist of lower-case letters, digits and \"-\" and begin with a letter, because Services are named after it";
-    let ports = |ports: Value| Refused::spec(json!({ "ports": ports }));
-    let target = json!({"address": "a:1"});
-    let many: Vec<_> = (1..=65).map(|port| json!({"port": port, "target": target})).collect();
     vec![
         Refused::object(json!({"metadata": {"name": "a".repeat(55)}}))
             .operator(
@@ -185,113 +120,7 @@ fn names_and_ports() -> Vec<Refused> {
             .rule("metadata.name: use at most 54 characters, so that the names of the owned objects have at most 63"),
         Refused::object(json!({"metadata": {"name": "1web"}})).both(form),
         Refused::object(json!({"metadata": {"name": "web.example"}})).both(form),
-        ports(json!([])).operator("spec.ports: must list at least one port").schema("spec.ports"),
-        ports(many.into()).schema("spec.ports"),
-        ports(json!([{"port": 0, "target": target}]))
-            .operator("spec.ports[0].port: must be from 1 to 65535")
-            .schema("spec.ports.port"),
-        ports(json!([{"port": 65536, "target": target}])).schema("spec.ports.port"),
-        ports(json!([{"port": 80}])).schema("spec.ports.target"),
-        ports(json!([{"port": 80, "target": target, "proxyProtocol": "v2"}])).schema("spec.ports.proxyProtocol"),
-        ports(json!([{"port": 80, "target": target, "idleTimeoutSeconds": 0}]))
-            .operator("spec.ports[0].idleTimeoutSeconds: must be from 1 to 86400, one day")
-            .schema("spec.ports.idleTimeoutSeconds"),
-        ports(json!([{"port": 80, "target": target, "idleTimeoutSeconds": 86401}]))
-            .operator("spec.ports[0].idleTimeoutSeconds: must be from 1 to 86400, one day")
-            .schema("spec.ports.idleTimeoutSeconds"),
-        ports(json!([{"port": 80, "target": target}, {"port": 80, "target": target}]))
-            .operator("spec.ports[1].port: 80 is listed twice; list each port once")
-            .schema("spec.ports"),
-        ports(json!([{"name": "A", "port": 80, "target": target}]))
-            .both("spec.ports[0].name: must consist of at most 63 lower-case letters, digits and \"-\""),
-        ports(json!([{"name": "a".repeat(64), "port": 80, "target": target}]))
-            .operator("spec.ports[0].name: must consist of at most 63 lower-case letters, digits and \"-\"")
-            .schema("spec.ports.name"),
-        ports(json!([{"name": "a", "port": 80, "target": target}, {"name": "a", "port": 81, "target": target}]))
-            .operator("spec.ports[1].name: \"a\" is used twice; give each port a different name")
-            .rule("spec.ports: two ports have the same name; give each port a different name"),
     ]
-}
-
-fn health_checks() -> Vec<Refused> {
-    let check = |check: Value| {
-        Refused::spec(json!({"ports": [{"port": 80, "target": {"address": "a:1"}, "healthCheck": check}]}))
-    };
-    let number = |name: &str, value: u32, most: u32| {
-        check(json!({ name: value }))
-            .operator(format!("spec.ports[0].healthCheck.{name}: must be from 1 to {most}"))
-            .schema(format!("spec.ports.healthCheck.{name}"))
-    };
-    let path = "spec.ports[0].healthCheck.http.path: must begin with \"/\" and consist of printable ASCII characters without \
-                spaces, for example \"/healthz\"";
-    let host = "spec.ports[0].healthCheck.http.host: must be a host name or an address, optionally with a port, for example \
-                \"web.example.org\"";
-    vec![
-        number("periodSeconds", 0, 3600),
-        number("periodSeconds", 3601, 3600),
-        number("timeoutSeconds", 61, 60),
-        number("failureThreshold", 0, 100),
-        number("successThreshold", 101, 100),
-        check(json!({"http": {"path": "healthz"}})).both(path),
-        check(json!({"http": {"path": "/a b"}})).both(path),
-        check(json!({"http": {"path": "/a\r\nX: y"}})).both(path),
-        check(json!({"http": {"host": "a/b"}})).both(host),
-        check(json!({"http": {"statuses": [99]}}))
-            .operator("spec.ports[0].healthCheck.http.statuses: each status must be from 100 to 599")
-            .schema("spec.ports.healthCheck.http.statuses"),
-    ]
-}
-
-fn targets() -> Vec<Refused> {
-    let target = |target: Value| Refused::spec(json!({"ports": [{"port": 80, "target": target}]}));
-    let service = |name: &str, port: Value| target(json!({"service": {"name": name, "port": port}}));
-    let service_name = "spec.ports[0].target.service.name: is not a valid Service name; use lower-case letters, digits and \"-\". \
-                        For a Service in another namespace, set target.address to NAME.NAMESPACE.svc:PORT instead";
-    let mut all = vec![
-        target(json!({})).both("spec.ports[0].target: is empty; set service {name, port} or address \"host:port\""),
-        target(json!({"service": {"name": "web", "port": 80}, "address": "a:1"}))
-            .both("spec.ports[0].target: sets both service and address; keep one of them"),
-        service("Web", json!(80)).both(service_name),
-        service("web.shop", json!(80)).both(service_name),
-        service(&"a".repeat(64), json!(80)).operator(service_name).schema("spec.ports.target.service.name"),
-        service("web", json!(65536))
-            .operator("spec.ports[0].target.service.port: must be from 1 to 65535, or a port's name")
-            .schema("spec.ports.target.service.port"),
-        service("web", json!(0))
-            .operator("spec.ports[0].target.service.port: must be from 1 to 65535, or a port's name")
-            .schema("spec.ports.target.service.port"),
-        service("web", json!(""))
-            .operator("spec.ports[0].target.service.port: is empty; set the port's name or number")
-            .schema("spec.ports.target.service.port"),
-        service("web", json!("HTTP"))
-            .operator(
-                "spec.ports[0].target.service.port: is not a valid port name; use lower-case letters, digits and \"-\"",
-            )
-            .schema("spec.ports.target.service.port"),
-        target(json!({"address": format!("{}:80", "a.".repeat(150))}))
-            .operator(not_host_and_port(&format!("{}:80", "a.".repeat(150))))
-            .schema("spec.ports.target.address"),
-        target(json!({"address": ""})).operator(not_host_and_port("")).schema("spec.ports.target.address"),
-        // The following constraints cannot be expressed by a regular expression.
-        target(json!({"address": "a:65536"})).operator(not_host_and_port("a:65536")),
-        target(json!({"address": "[a]:1"})).operator(not_host_and_port("[a]:1")),
-    ];
-    for address in ["web", ":80", "a:", "a:0", "a:+1", "a b:1", "2001:db8::1:80", "a..b:1", "unix:/run/x", "http://a:1"]
-    {
-        all.push(
-            target(json!({ "address": address }))
-                .operator(not_host_and_port(address))
-                .rule("spec.ports[0].target.address: does not have the form host:port, for example \"web.example.org:8080\" or \"[2001:db8::1]:80\""),
-        );
-    }
-    all
-}
-
-fn not_host_and_port(address: &str) -> String {
-    format!(
-        "spec.ports[0].target.address: \"{address}\" does not have the form host:port, for example \"web.example.org:8080\" or \
-         \"[2001:db8::1]:80\""
-    )
 }
 
 fn keys() -> Vec<Refused> {

@@ -1,6 +1,7 @@
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
+use super::retry::{BACKOFF_REFUSED_MAX, BACKOFF_SILENT_MAX, REST_MAX, REST_MIN, ROUND};
 use super::*;
 
 const A: Fingerprint = Fingerprint([0xAA; 20]);

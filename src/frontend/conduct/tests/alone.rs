@@ -1,10 +1,14 @@
 //! Tests of a single publisher's leadership state machine, event by event.
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::time::SystemTime;
 
+use k8s_openapi::api::coordination::v1::Lease;
+
 use super::fitness::CutOff;
 use super::*;
+use crate::common::election::Record;
 use crate::merge::{PeriodStatus, UploadError};
 use crate::onion::TimePeriod;
 

@@ -17,11 +17,13 @@ mod server;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use k8s_openapi::api::coordination::v1::Lease;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
 pub(super) use self::invariants::{LEADERLESS, SETTLED};
 use super::*;
+use crate::common::election::Record;
 use crate::consensus::Fingerprint;
 use crate::merge::tests::network::start;
 use crate::merge::{BackendId, MergeEngine, Output as EngineOutput, UploadError};
