@@ -56,8 +56,7 @@ pub enum UploadError {
 #[derive(Debug, Default)]
 pub(super) struct HsdirUploads {
     hsdirs: BTreeMap<Fingerprint, Hsdir>,
-    /// The time at which an HSDir last answered. A failure is an HSDir's own fault only if others
-    /// answer.
+    /// The time at which an HSDir last answered.
     answered: Option<Duration>,
 }
 
@@ -90,7 +89,7 @@ impl InFlight {
 
 /// The upload state of one HSDir in one time period. A revision counter of 0 means that there is no
 /// descriptor.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, Copy)]
 struct Job {
     /// The revision counter of the newest descriptor, which the HSDir should hold.
     newest: u64,
@@ -108,8 +107,7 @@ struct Job {
     /// The time of the first of these failures.
     failing_since: Option<Duration>,
     /// The start of the HSDir's [round](retry::ROUND) of attempts. None while nothing has failed,
-    /// or while no other HSDir has answered, so that the fault may lie with this publisher's
-    /// network.
+    /// or while the fault may lie with this publisher's network.
     round: Option<Duration>,
     /// True if the HSDir rejected the newest descriptor.
     rejected: bool,
@@ -122,6 +120,23 @@ impl Job {
     /// Returns true if the HSDir lacks the newest descriptor.
     fn is_open(&self) -> bool {
         self.accepted < self.newest
+    }
+}
+
+/// What the uploads show about the publisher's own network.
+#[derive(Debug, Clone, Copy)]
+struct Reach {
+    /// The time at which an HSDir last answered.
+    answered: Option<Duration>,
+    /// True if at least half of the HSDirs hold the newest descriptors.
+    most_hold: bool,
+}
+
+impl Reach {
+    /// Returns true if the failure of an upload that started at this time is the HSDir's own fault:
+    /// another HSDir has answered since, or few HSDirs were asked at all.
+    fn blames_hsdir(self, started: Duration) -> bool {
+        self.most_hold || self.answered.is_some_and(|answered| answered >= started)
     }
 }
 
@@ -155,7 +170,10 @@ impl HsdirUploads {
             let hsdir = self.hsdirs.entry(*fingerprint).or_default();
             let overdue = hsdir.in_flight.as_ref().is_some_and(|upload| upload.overdue);
             let silence = hsdir.silence();
-            let job = hsdir.jobs.entry(period).or_insert_with(|| silence.unwrap_or_default());
+            let job = hsdir.jobs.entry(period).or_default();
+            if let Some(silence) = silence.filter(|_| !job.is_open()) {
+                job.share(silence);
+            }
             job.newest = counter;
             job.may_have_arrived = false;
             if std::mem::take(&mut job.rejected) {
@@ -217,7 +235,7 @@ impl HsdirUploads {
 
     /// Fails the uploads whose deadline has passed.
     pub(super) fn expire(&mut self, now: Duration, rng: &mut impl Rng) {
-        let answered = self.answered;
+        let reach = self.reach();
         for hsdir in self.hsdirs.values_mut() {
             let Some(upload) = hsdir.in_flight.as_mut().filter(|upload| upload.wakes_at() <= now) else { continue };
             upload.overdue = true;
@@ -225,7 +243,7 @@ impl HsdirUploads {
             hsdir.jobs.values_mut().for_each(|job| job.failed = job.newest);
             if let Some(upload) = hsdir.in_flight.take_if(|upload| upload.deadline() <= now) {
                 hsdir.give_up(upload.name);
-                hsdir.fall_silent(&upload, answered, now, rng);
+                hsdir.fall_silent(&upload, reach, now, rng);
             }
         }
     }
@@ -241,14 +259,21 @@ impl HsdirUploads {
         if is_answer(result) {
             self.hear(now);
         }
+        let reach = self.reach();
         let Some(hsdir) = self.hsdirs.get_mut(fingerprint) else { return };
         let Some(upload) = hsdir.in_flight.take() else { return hsdir.late(result, now) };
         match result {
             Ok(()) => hsdir.accept(upload.name, now),
             Err(UploadError::Rejected) if hsdir.may_hold(upload.name) => hsdir.hold(upload.name),
-            Err(UploadError::Rejected) => hsdir.reject(&upload, self.answered, now, rng),
-            Err(_) => hsdir.fail(&upload, UploadFailure::Refused, self.answered, now, rng),
+            Err(UploadError::Rejected) => hsdir.reject(&upload, reach, now, rng),
+            Err(_) => hsdir.fail(&upload, UploadFailure::Refused, reach, now, rng),
         }
+    }
+
+    /// Returns what the uploads show about the publisher's own network.
+    fn reach(&self) -> Reach {
+        let lack = self.hsdirs.values().filter(|hsdir| hsdir.jobs.values().any(Job::is_open)).count();
+        Reach { answered: self.answered, most_hold: lack <= self.hsdirs.len() / 2 }
     }
 
     /// Records that an HSDir answered. The HSDirs whose attempts failed while nobody answered start
@@ -335,13 +360,11 @@ impl Hsdir {
         open.map(|(period, job)| (job.not_before, *period)).min()
     }
 
-    /// Returns the state with which another time period begins if the HSDir does not answer. A
+    /// Returns the state of a time period in which the HSDir does not answer, if there is one. A
     /// rejection is no silence, and concerns one time period only.
     fn silence(&self) -> Option<Job> {
         let silent = |job: &&Job| job.is_open() && job.round.is_some() && !job.rejected;
-        let job = self.jobs.values().find(silent)?;
-        let Job { not_before, failures, failing_since, round, rests, .. } = *job;
-        Some(Job { not_before, failures, failing_since, round, rests, ..Job::default() })
+        self.jobs.values().find(silent).copied()
     }
 
     fn accept(&mut self, name: DescriptorName, now: Duration) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rand::{Rng, RngExt};
 
-use super::{DEADLINE, Hsdir, InFlight, Job};
+use super::{DEADLINE, Hsdir, InFlight, Job, Reach};
 
 /// The time for which failed uploads to an HSDir are repeated at short intervals, as in arti. The
 /// last of them ends within this time. Every attempt costs circuits next to the master key, so that
@@ -39,8 +39,8 @@ pub(super) enum UploadFailure {
 
 impl Hsdir {
     /// Records that the HSDir rejected the descriptor.
-    pub(super) fn reject(&mut self, upload: &InFlight, answered: Option<Duration>, now: Duration, rng: &mut impl Rng) {
-        self.fail(upload, UploadFailure::Rejected, answered, now, rng);
+    pub(super) fn reject(&mut self, upload: &InFlight, reach: Reach, now: Duration, rng: &mut impl Rng) {
+        self.fail(upload, UploadFailure::Rejected, reach, now, rng);
         let (period, counter) = upload.name;
         let Some(job) = self.jobs.get_mut(&period) else { return };
         if counter < job.newest {
@@ -54,14 +54,8 @@ impl Hsdir {
 
     /// Records the failure of an upload that got no answer. The descriptors of other periods would
     /// get none either, so that they wait for the same time.
-    pub(super) fn fall_silent(
-        &mut self,
-        upload: &InFlight,
-        answered: Option<Duration>,
-        now: Duration,
-        rng: &mut impl Rng,
-    ) {
-        self.fail(upload, UploadFailure::Silent, answered, now, rng);
+    pub(super) fn fall_silent(&mut self, upload: &InFlight, reach: Reach, now: Duration, rng: &mut impl Rng) {
+        self.fail(upload, UploadFailure::Silent, reach, now, rng);
         let Some(failed) = self.jobs.get(&upload.name.0) else { return };
         let (not_before, round, rests) = (failed.not_before, failed.round, failed.rests);
         for job in self.jobs.values_mut().filter(|job| job.is_open()) {
@@ -72,13 +66,12 @@ impl Hsdir {
         }
     }
 
-    /// Records a failure and schedules the next attempt. `answered` is the time at which an HSDir
-    /// last answered.
+    /// Records a failure and schedules the next attempt.
     pub(super) fn fail(
         &mut self,
         upload: &InFlight,
         failure: UploadFailure,
-        answered: Option<Duration>,
+        reach: Reach,
         now: Duration,
         rng: &mut impl Rng,
     ) {
@@ -87,7 +80,7 @@ impl Hsdir {
         job.failed = job.failed.max(counter);
         job.failures = job.failures.saturating_add(1);
         job.failing_since.get_or_insert(upload.started);
-        if answered.is_some_and(|answered| answered >= upload.started) {
+        if reach.blames_hsdir(upload.started) {
             job.round.get_or_insert(upload.started);
         }
         let doubled = BACKOFF_MIN.saturating_mul(2_u32.saturating_pow(job.failures));
@@ -107,6 +100,15 @@ impl Hsdir {
 }
 
 impl Job {
+    /// Takes over the failures in another time period, in which the HSDir does not answer.
+    pub(super) fn share(&mut self, silent: Job) {
+        self.not_before = silent.not_before;
+        self.failures = silent.failures;
+        self.failing_since = silent.failing_since;
+        self.round = silent.round;
+        self.rests = silent.rests;
+    }
+
     /// Forgets all failures.
     pub(super) fn forgive(&mut self) {
         self.failures = 0;

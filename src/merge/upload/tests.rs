@@ -148,6 +148,39 @@ fn an_hsdir_that_is_silent_in_one_period_has_no_new_round_in_another() {
 }
 
 #[test]
+fn a_period_whose_descriptor_a_silent_hsdir_held_gets_no_round_of_its_own() {
+    let mut bench = Bench::new();
+    bench.publish(CURRENT, 1, &[A, B], 0);
+    bench.start(0);
+    bench.accept(A, 1);
+    bench.accept(B, 1);
+    bench.publish(NEXT, 1, &[A, B], 2);
+    bench.start(2);
+    bench.accept(B, 3);
+    let waits: Vec<Duration> = (0..4).map(|_| bench.time_out()).collect();
+    let now = bench.uploads.next_deadline().unwrap() - DEADLINE + ms(1);
+    bench.uploads.publish(CURRENT, 2, &BTreeSet::from([A, B]), now);
+    assert_eq!(bench.uploads.start(now), [(B, CURRENT)]);
+    bench.uploads.fate(&B, &Ok(()), now, &mut bench.rng);
+    let waits: Vec<Duration> = waits.into_iter().chain((0..20).map(|_| bench.time_out())).collect();
+    assert_rests(&waits);
+}
+
+#[test]
+fn an_hsdir_that_is_asked_alone_and_does_not_answer_rests_too() {
+    let mut bench = Bench::new();
+    bench.publish(CURRENT, 1, &[A, B], 0);
+    bench.start(0);
+    bench.accept(A, 1);
+    bench.accept(B, 1);
+    let joins = Fingerprint([0xCC; 20]);
+    bench.publish(CURRENT, 1, &[A, B, joins], 600_000);
+    assert_eq!(bench.start(600_000), [(joins, CURRENT)]);
+    let waits: Vec<Duration> = (0..20).map(|_| bench.time_out()).collect();
+    assert_rests(&waits);
+}
+
+#[test]
 fn no_hsdir_rests_while_none_answers() {
     let mut bench = Bench::new();
     bench.publish(CURRENT, 1, &[A], 0);
