@@ -22,7 +22,9 @@ release) wanted="gcc libc6-dev make binutils jq git curl ca-certificates python3
 chart) wanted="ca-certificates python3 python3-venv prometheus" ;;
 *) fail "usage: packages.sh tor|chart|release|demo|cluster|client" ;;
 esac
-[ "$1" != cluster ] || command -v kubectl >/dev/null || wanted="$wanted kubernetes-client"
+case $1 in
+demo | cluster | client) command -v kubectl >/dev/null || wanted="$wanted kubernetes-client" ;;
+esac
 
 missing=()
 for p in $wanted; do
