@@ -273,6 +273,10 @@ impl TorNetwork {
     async fn authority(&self, node: &torrc::TorNode) -> Result<String> {
         let dir = self.dir.join(&node.name);
         let keys = dir.join("data/keys");
+        // A start that was interrupted leaves keys behind, which tor-gencert refuses to replace.
+        if keys.exists() {
+            fs::remove_dir_all(&keys)?;
+        }
         make_private_dir(&keys)?;
         let certificate = keys.join("authority_certificate");
         let address = format!("{}:{}", self.address(), node.dir_port);

@@ -70,6 +70,14 @@ impl Drop for Setup {
     }
 }
 
+/// Puts the key of an authority into the folder of a network that does not exist yet, as a start of
+/// the network does that is interrupted.
+fn leave_key_behind(network: &Path) -> Result<()> {
+    let keys = network.join("authority0/data/keys");
+    fs::create_dir_all(&keys)?;
+    Ok(fs::write(keys.join("authority_identity_key"), "")?)
+}
+
 impl Setup {
     /// Starts the network, the instances and the frontend's two tor processes, and generates the
     /// keys.
@@ -79,7 +87,9 @@ impl Setup {
         let dir = tempfile::tempdir()?;
         let root = dir.path().to_owned();
         let processes = Processes::open(&root)?;
-        let network = TorNetwork::open(&root.join("network"), Place::Loopback, &processes);
+        let folder = root.join("network");
+        leave_key_behind(&folder)?;
+        let network = TorNetwork::open(&folder, Place::Loopback, &processes);
         network.up_completely().await?;
         let none = || OnionService { master: String::new(), key: PathBuf::new() };
         let mut setup = Self {
