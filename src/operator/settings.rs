@@ -22,7 +22,7 @@ pub struct Args {
     /// Pull policy for the pods' images
     #[arg(long, env = "IMAGE_PULL_POLICY", value_name = "POLICY", default_value = "IfNotPresent", value_parser = ["Always", "IfNotPresent", "Never"])]
     image_pull_policy: String,
-    /// Additional torrc lines for every tor pod, for example for bridges or a test network
+    /// Additional torrc lines for every tor pod, for example for a proxy or a test network
     #[arg(
         long,
         env = "TOR_EXTRA_CONFIG",
