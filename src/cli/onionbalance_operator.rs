@@ -113,7 +113,7 @@ impl Command {
 
     async fn run(self) -> Result<(), Failure> {
         match self {
-            Self::Operator(Logged { args, .. }) => operator::run(*args).await,
+            Self::Operator(Logged { args, log }) => operator::run(*args, log.log_format).await,
             Self::Frontend(Logged { args, .. }) => frontend::run(args).await,
             Self::Backend(Logged { args, .. }) => backend::run(*args).await,
             Self::Probe(args) => print(&operator::probe(&args).await?),

@@ -12,6 +12,9 @@ use tracing_subscriber::EnvFilter;
 /// The default log filter for the Kubernetes client, which would otherwise log every failed request
 /// as an error. The programs log the relevant failures themselves, and only once.
 const QUIET: &str = "kube_client=off,kube_runtime=off";
+/// The module of the Kubernetes client that logs the whole text of a response that it cannot parse,
+/// at the level WARN. The response can be a Secret, so no filter may enable this module.
+const NO_RESPONSES: &str = "kube_client::client=off";
 
 /// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -44,15 +47,29 @@ pub fn level_of_python(name: &str) -> Option<&'static str> {
     }
 }
 
+/// Returns the filter for messages of the given level.
+pub fn filter(level: &str) -> String {
+    format!("{level},{QUIET}")
+}
+
 /// Starts logging at `level`, unless `RUST_LOG` sets another filter.
 pub fn start(format: Format, addresses: Addresses, level: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("{level},{QUIET}")));
-    let log =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(move || Lines { out: io::stderr(), addresses });
+    let wanted = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(safe(&wanted, level))
+        .with_writer(move || Lines { out: io::stderr(), addresses });
     match format {
         Format::Text => log.with_ansi(io::stderr().is_terminal()).init(),
         Format::Json => log.json().init(),
     }
+}
+
+/// Returns the filter `wanted`, without the messages that can contain secrets. An empty or invalid
+/// filter stands for messages of the given level.
+fn safe(wanted: &str, level: &str) -> EnvFilter {
+    let wanted = Some(wanted).filter(|wanted| !wanted.is_empty());
+    let given = wanted.and_then(|wanted| EnvFilter::try_new(format!("{wanted},{NO_RESPONSES}")).ok());
+    given.unwrap_or_else(|| EnvFilter::new(filter(level)))
 }
 
 /// A writer for log lines. `tracing_subscriber` passes each complete line in a single write.
@@ -112,9 +129,34 @@ fn starts_with(text: &str, beginning: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tracing::{Level, enabled};
+
     use super::*;
 
     const ADDRESS: &str = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid";
+
+    #[test]
+    fn no_filter_shows_what_the_kubernetes_client_receives() {
+        for (wanted, ours, client) in [
+            ("", false, false),
+            ("debug,[", false, false),
+            ("debug", true, true),
+            ("trace", true, true),
+            ("info,kube_client=debug", false, true),
+            ("onionbalance_operator=debug", true, false),
+            ("debug,kube_client::client=trace", true, true),
+        ] {
+            let log = tracing_subscriber::fmt().with_env_filter(safe(wanted, "info")).with_writer(io::sink);
+            let shown = tracing::subscriber::with_default(log.finish(), || {
+                [
+                    enabled!(target: "onionbalance_operator::merge", Level::DEBUG),
+                    enabled!(target: "kube_client::config", Level::DEBUG),
+                    enabled!(target: "kube_client::client", Level::ERROR),
+                ]
+            });
+            assert_eq!(shown, [ours, client, false], "{wanted}");
+        }
+    }
 
     #[test]
     fn an_address_is_shortened_anywhere_in_a_line() {

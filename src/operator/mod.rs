@@ -5,6 +5,7 @@ mod apply;
 mod cache;
 mod children;
 mod conditions;
+mod data_plane_log;
 mod discover;
 mod drift;
 mod echoes;
@@ -30,6 +31,7 @@ mod templates;
 mod watches;
 
 pub use children::{BuildError, Inputs, manifests};
+pub use data_plane_log::DataPlaneLog;
 pub use discover::Discovery;
 pub use leader::Seat;
 pub use openapi::{Document, Index, OpenApiError};

@@ -29,7 +29,7 @@ use super::leader::{Candidate, Seat};
 use super::reconcile::{Context, Error, reconcile};
 use super::settings::{Args, Environment, Settings};
 use super::telemetry::{self, Telemetry};
-use crate::common::{http, http_server};
+use crate::common::{http, http_server, log};
 
 /// The number of objects that a controller reconciles at the same time.
 const CONCURRENCY: u16 = 16;
@@ -39,9 +39,9 @@ const DEBOUNCE: Duration = Duration::from_millis(50);
 /// The maximum delay between reconciliations of an object that keeps failing.
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
-/// Runs the operator until SIGTERM or SIGINT.
-pub async fn run(args: Args) -> Result<(), Box<dyn StdError + Send + Sync>> {
-    let settings = args.settings()?;
+/// Runs the operator until SIGTERM or SIGINT. `format` is the format of the operator's own log.
+pub async fn run(args: Args, format: log::Format) -> Result<(), Box<dyn StdError + Send + Sync>> {
+    let settings = args.settings(format)?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let client = Client::try_default().await?;
     let telemetry = Arc::new(Telemetry::default());

@@ -2,9 +2,11 @@
 
 use serde_json::Value;
 
+use super::data_plane_log::{DataPlaneLog, DataPlaneLogArgs};
 use super::policy::{ObjectPolicy, PolicyArgs};
 use super::served::{PolicyVersion, Served};
 use super::templates::DefaultTemplates;
+use crate::common::log;
 use crate::crd::validate;
 
 /// The flags of `onionbalance-operator operator`.
@@ -22,7 +24,7 @@ pub struct Args {
     /// Pull policy for the pods' images
     #[arg(long, env = "IMAGE_PULL_POLICY", value_name = "POLICY", default_value = "IfNotPresent", value_parser = ["Always", "IfNotPresent", "Never"])]
     image_pull_policy: String,
-    /// Additional torrc lines for every tor pod, for example for bridges or a test network
+    /// Additional torrc lines for every tor pod, for example for a proxy or a test network
     #[arg(
         long,
         env = "TOR_EXTRA_CONFIG",
@@ -53,6 +55,8 @@ pub struct Args {
     /// assign all three, and the same user to both containers of a pod, as OpenShift does
     #[arg(long, env = "FIXED_USER_IDS", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     fixed_user_ids: bool,
+    #[command(flatten)]
+    data_plane_log: DataPlaneLogArgs,
     #[command(flatten)]
     policy: PolicyArgs,
     /// Name of the Lease for leader election, in the operator's own namespace; if empty, the
@@ -111,6 +115,8 @@ pub struct Settings {
     pub wants_disruption_budgets: bool,
     /// True if the pods have fixed user and group IDs. False if the cluster assigns these IDs.
     pub fixed_user_ids: bool,
+    /// The settings for the logs of agents and publishers.
+    pub data_plane_log: DataPlaneLog,
     /// The values that the authors of objects may use.
     pub policy: ObjectPolicy,
 }
@@ -145,8 +151,9 @@ pub enum SettingsError {
 }
 
 impl Args {
-    /// Returns the settings for the pods of all services, as specified by these flags.
-    pub fn settings(&self) -> Result<Settings, SettingsError> {
+    /// Returns the settings for the pods of all services, as specified by these flags. `own_log` is
+    /// the format of the operator's own log.
+    pub fn settings(&self, own_log: log::Format) -> Result<Settings, SettingsError> {
         // clap would quote the lines in its error, and they can contain a proxy's password.
         let refused = validate::tor_extra_config(&self.tor_extra_config);
         if !refused.is_empty() {
@@ -162,6 +169,7 @@ impl Args {
             network_policies: self.network_policies.then(|| self.metrics_from.0.clone()),
             wants_disruption_budgets: self.disruption_budgets,
             fixed_user_ids: self.fixed_user_ids,
+            data_plane_log: self.data_plane_log.settings(own_log),
             policy: self.policy.policy(),
         })
     }
@@ -197,7 +205,7 @@ mod tests {
 
     #[test]
     fn the_data_plane_runs_the_operators_image_by_default() {
-        let image = |flags: &[&str]| parse(flags).settings().map(|settings| settings.data_plane_image);
+        let image = |flags: &[&str]| parse(flags).settings(log::Format::Text).map(|settings| settings.data_plane_image);
         assert_eq!(image(&["--operator-image", "op:2"]).as_deref(), Ok("op:2"));
         assert_eq!(image(&["--operator-image", "op:2", "--data-plane-image", "op:1"]).as_deref(), Ok("op:1"));
         assert_eq!(image(&[]), Err(SettingsError::NoImage));
@@ -206,7 +214,7 @@ mod tests {
     #[test]
     fn policies_and_budgets_can_be_disabled() {
         let settings = |flags: &[&str]| {
-            let settings = parse(&[&["--operator-image", "op:1"], flags].concat()).settings().unwrap();
+            let settings = parse(&[&["--operator-image", "op:1"], flags].concat()).settings(log::Format::Text).unwrap();
             (settings.network_policies, settings.wants_disruption_budgets)
         };
         assert_eq!(settings(&[]), (Some(Vec::new()), true));
@@ -218,7 +226,8 @@ mod tests {
 
     #[test]
     fn an_error_names_the_bad_torrc_option_and_quotes_no_value() {
-        let settings = |lines: &str| parse(&["--operator-image", "op:1", "--tor-extra-config", lines]).settings();
+        let settings =
+            |lines: &str| parse(&["--operator-image", "op:1", "--tor-extra-config", lines]).settings(log::Format::Text);
         let network = "UseBridges 1\nBridge 192.0.2.1:443 0123456789ABCDEF0123456789ABCDEF01234567\n";
         assert_eq!(settings(network).map(|settings| settings.tor_extra_config).as_deref(), Ok(network));
         let error = settings("HTTPSProxyAuthenticator user:secret\nControlPort 9051\nSocks5ProxyPasswor secret");
@@ -234,7 +243,7 @@ mod tests {
     fn user_ids_are_fixed_unless_the_cluster_assigns_them() {
         let fixed = |flags: &[&str]| {
             let flags = [&["--operator-image", "op:1"], flags].concat();
-            parse(&flags).settings().unwrap().fixed_user_ids
+            parse(&flags).settings(log::Format::Text).unwrap().fixed_user_ids
         };
         assert!(fixed(&[]) && !fixed(&["--fixed-user-ids", "false"]) && !fixed(&["--fixed-user-ids=false"]));
     }
@@ -243,12 +252,22 @@ mod tests {
     fn the_flags_of_the_policy_reach_the_settings() {
         let policy = |flags: &[&str]| {
             let flags = [&["--operator-image", "op:1"], flags].concat();
-            parse(&flags).settings().unwrap().policy
+            parse(&flags).settings(log::Format::Text).unwrap().policy
         };
         let refused = policy(&["--refused-targets", "none"]).refused_targets;
         assert_eq!(refused, crate::link::RefusedTargets::none());
         assert_eq!(policy(&[]).refused_targets, crate::link::RefusedTargets::default());
         assert_ne!(policy(&["--allowed-tolerations", "tor"]), policy(&[]));
+    }
+
+    #[test]
+    fn agents_and_publishers_log_in_the_operators_own_format() {
+        let of = |flags: &[&str], own| {
+            parse(&[&["--operator-image", "op:1"], flags].concat()).settings(own).unwrap().data_plane_log.format
+        };
+        assert_eq!(of(&[], log::Format::Json), log::Format::Json);
+        assert_eq!(of(&["--data-plane-log-format", "text"], log::Format::Json), log::Format::Text);
+        assert_eq!(of(&["--data-plane-log-format", "json"], log::Format::Text), log::Format::Json);
     }
 
     #[test]

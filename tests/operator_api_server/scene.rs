@@ -15,7 +15,9 @@ use kube::core::{ApiResource, NamespaceResourceScope, ObjectMeta};
 use kube::{Client, Resource, ResourceExt as _};
 use onionbalance_operator::crd::names::{Component, labels};
 use onionbalance_operator::crd::{OnionBalancedService, OnionBalancedServiceStatus, PUBLISHER_MANAGER};
-use onionbalance_operator::operator::{DefaultTemplates, ObjectPolicy, Seat, Settings, Telemetry, operate};
+use onionbalance_operator::operator::{
+    DataPlaneLog, DefaultTemplates, ObjectPolicy, Seat, Settings, Telemetry, operate,
+};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -40,6 +42,7 @@ pub fn settings() -> Settings {
         network_policies: Some(Vec::new()),
         wants_disruption_budgets: true,
         fixed_user_ids: true,
+        data_plane_log: DataPlaneLog::default(),
         policy: ObjectPolicy::with_any_template(),
     }
 }

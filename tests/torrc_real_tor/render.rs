@@ -7,7 +7,7 @@ use onionbalance_operator::link::paths::{RUN_DIR, TOR_DATA_DIR};
 use onionbalance_operator::link::{AgentToken, ForwardedPort};
 use onionbalance_operator::onion::MasterKey;
 use onionbalance_operator::operator::{
-    BuildError, DefaultTemplates, Environment, Fields, Inputs, ObjectPolicy, Served, Settings, manifests,
+    BuildError, DataPlaneLog, DefaultTemplates, Environment, Fields, Inputs, ObjectPolicy, Served, Settings, manifests,
 };
 use serde::de::Error as _;
 use serde_json::{Value, json};
@@ -45,6 +45,7 @@ impl Service<'_> {
             network_policies: None,
             wants_disruption_budgets: false,
             fixed_user_ids: true,
+            data_plane_log: DataPlaneLog::default(),
             policy: ObjectPolicy::default(),
         };
         let environment =

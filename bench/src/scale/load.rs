@@ -14,7 +14,7 @@ use onionbalance_operator::crd::names::MANAGED_BY_LABEL;
 use onionbalance_operator::link::{AgentToken, ForwardedPort, TargetCheck};
 use onionbalance_operator::onion::MasterKey;
 use onionbalance_operator::operator::{
-    DefaultTemplates, Environment, Inputs, ObjectPolicy, Served, Settings, manifests,
+    DataPlaneLog, DefaultTemplates, Environment, Inputs, ObjectPolicy, Served, Settings, manifests,
 };
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -96,6 +96,7 @@ fn children(namespace: &str, index: usize, served: Served) -> Result<Vec<Value>>
         network_policies: Some(Vec::new()),
         wants_disruption_budgets: true,
         fixed_user_ids: true,
+        data_plane_log: DataPlaneLog::default(),
         policy: ObjectPolicy::default(),
     };
     let environment = Environment { settings, served };

@@ -156,6 +156,7 @@ fn settings_reach_the_operators_environment() {
         "dataPlane": {
             "imagePullPolicy": "Always", "disruptionBudgets": false,
             "networkPolicy": {"enabled": false, "metricsFrom": [{"namespaceSelector": {"matchLabels": {"a": "b"}}}]},
+            "log": {"format": "text", "addresses": "short", "filter": "info,onionbalance_operator::backend=trace"},
         },
         "log": {"format": "json", "addresses": "full", "filter": "debug"},
         "extraEnv": [{"name": "KUBERNETES_SERVICE_HOST", "value": "api.example.org"}],
@@ -171,6 +172,9 @@ fn settings_reach_the_operators_environment() {
     assert_eq!(variable(&objects, "LOG_FORMAT"), Some("json"));
     assert_eq!(variable(&objects, "LOG_ADDRESSES"), Some("full"));
     assert_eq!(variable(&objects, "RUST_LOG"), Some("debug"));
+    assert_eq!(variable(&objects, "DATA_PLANE_LOG_FORMAT"), Some("text"));
+    assert_eq!(variable(&objects, "DATA_PLANE_LOG_ADDRESSES"), Some("short"));
+    assert_eq!(variable(&objects, "DATA_PLANE_LOG_FILTER"), Some("info,onionbalance_operator::backend=trace"));
     assert_eq!(variable(&objects, "KUBERNETES_SERVICE_HOST"), Some("api.example.org"));
     assert_eq!(container(&objects)["imagePullPolicy"], "Never");
     assert_eq!(the(&objects, "Deployment")["spec"]["replicas"], 0);
@@ -211,14 +215,16 @@ fn default_templates_reach_the_operator_completely() {
 
 #[test]
 fn the_operator_reads_every_variable() {
-    let sources = ["src/operator/settings.rs", "src/operator/policy.rs", "src/cli/onionbalance_operator.rs"];
-    let source = sources.map(crate::helm::read).concat();
+    let sources =
+        ["operator/settings.rs", "operator/policy.rs", "operator/data_plane_log.rs", "cli/onionbalance_operator.rs"];
+    let source = sources.map(|file| crate::helm::read(&format!("src/{file}"))).concat();
     let objects = checked(json!({
         "torExtraConfig": "a", "watchNamespaces": ["a"],
         "dataPlane": {
             "image": {"tag": "1"}, "imagePullPolicy": "Never", "disruptionBudgets": false,
             "networkPolicy": {"enabled": false, "metricsFrom": [{"podSelector": {}}]},
             "defaultTemplates": {"backend": {"priorityClassName": "high"}}, "fixedUserIds": false,
+            "log": {"format": "json", "addresses": "full", "filter": "warn"},
         },
         "tenants": {
             "refusedTargets": ["none"], "labelPrefixes": ["*"], "annotationPrefixes": ["*"], "priorityClasses": ["*"],
@@ -227,7 +233,7 @@ fn the_operator_reads_every_variable() {
         "log": {"format": "text"},
     }));
     let variables = container(&objects)["env"].as_array().unwrap();
-    assert_eq!(variables.len(), 20);
+    assert_eq!(variables.len(), 23);
     for variable in variables {
         let name = variable["name"].as_str().unwrap();
         assert!(source.contains(&format!("env = \"{name}\"")), "the operator does not read {name}");

@@ -21,6 +21,7 @@ fn changes() -> Vec<Value> {
         json!({"dataPlane": {"imagePullPolicy": "Never"}}),
         json!({"dataPlane": {"networkPolicy": {"enabled": false, "metricsFrom": peers}}}),
         json!({"dataPlane": {"disruptionBudgets": false, "fixedUserIds": false}}),
+        json!({"dataPlane": {"log": {"format": "text", "addresses": "full", "filter": "debug"}}}),
         json!({"dataPlane": {"defaultTemplates": {"backend": template, "frontend": template}}}),
         json!({"tor": {"image": {"repository": "c/tor", "tag": "3", "digest": digest}}, "torExtraConfig": "NumCPUs 1"}),
         json!({"tenants": {"refusedTargets": ["none"], "labelPrefixes": ["*"], "annotationPrefixes": ["*"]}}),

@@ -17,6 +17,8 @@ fn invalid_values_are_rejected_by_name() {
             r#"image.pullPolicy must be one of the following: "", "Always", "IfNotPresent", "Never""#,
         ),
         (json!({"log": {"format": "xml"}}), r#"log.format must be one of the following: "", "text", "json""#),
+        (json!({"dataPlane": {"log": {"filter": "debug,"}}}), "dataPlane.log.filter: Does not match pattern"),
+        (json!({"dataPlane": {"log": {"filter": "hyper=trace"}}}), "dataPlane.log.filter: Does not match pattern"),
         (json!({"monitor": {"kind": "Probe"}}), r#"must be one of the following: "PodMonitor", "ServiceMonitor""#),
         (json!({"image": {"repository": "a/b:dev"}}), "image.repository: Does not match pattern"),
         (json!({"image": {"tag": "a b"}}), "image.tag: Does not match pattern"),

@@ -50,7 +50,8 @@ pub struct Options {
     /// Path of the status socket; overrides status-socket-location in the configuration
     #[arg(long, env = "ONIONBALANCE_STATUS_SOCKET_LOCATION", value_name = "FILE", value_parser = path_or_none())]
     status_socket_location: Option<PathBuf>,
-    /// Log level, unless `RUST_LOG` is set: debug, info, warning, error or critical
+    /// Log level, unless `RUST_LOG` is set: debug, info, warning (also warn, notset), error or
+    /// critical (also fatal)
     #[arg(short, long, default_value = "info", value_name = "LEVEL", value_parser = log_level)]
     verbosity: &'static str,
     /// Accepted and ignored: tor reports whether its network is a testing network

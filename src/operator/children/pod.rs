@@ -135,11 +135,12 @@ fn our_container(
     secret_mounts: Vec<VolumeMount>,
 ) -> Container {
     let resources = settings.resources.as_ref().and_then(|resources| resources.agent.as_ref());
+    let variables = parts.variables.into_iter().chain(inputs.settings().data_plane_log.variables()).map(variable);
     Container {
         name: parts.name.to_owned(),
         image: Some(inputs.settings().data_plane_image.clone()),
         args: Some(parts.arguments),
-        env: Some(environment().into_iter().chain(parts.variables.into_iter().map(variable)).collect()),
+        env: Some(environment().into_iter().chain(variables).collect()),
         ports: Some([parts.ports, vec![port("probes", PROBE_PORT), port("metrics", METRICS_PORT)]].concat()),
         startup_probe: Some(probe("/startupz", 2, 150)),
         liveness_probe: Some(impatient(inputs, probe("/livez", 10, 3))),

@@ -42,7 +42,8 @@ pub struct Args {
     /// Ask no questions, even without other options
     #[arg(long)]
     no_interactive: bool,
-    /// The lowest level of messages: debug, info, warning, error or critical
+    /// The lowest level of messages: debug, info, warning (also warn, notset), error or critical
+    /// (also fatal)
     #[arg(short = 'v', default_value = "info", value_name = "LEVEL", value_parser = log_level)]
     verbosity: &'static str,
     /// Onion service version; only v3 exists

@@ -1,4 +1,5 @@
 use super::*;
+use crate::common::log::{Addresses, Format};
 use crate::operator::children::tests::support::Fixture;
 
 fn pods(fixture: &Fixture) -> [Value; 2] {
@@ -68,6 +69,28 @@ fn each_container_has_resource_requests_and_the_configured_image() {
             assert_eq!(container["imagePullPolicy"], "IfNotPresent");
         }
     }
+}
+
+#[test]
+fn the_settings_for_logs_reach_agents_and_publishers_only() {
+    let variables = |fixture: &Fixture| {
+        pods(fixture).map(|pod| {
+            assert!(pod["spec"]["containers"][1].get("env").is_none(), "tor has its own log");
+            let ours = pod["spec"]["containers"][0]["env"].as_array().unwrap().clone();
+            let is_of_log = |name: &Value| ["LOG_FORMAT", "LOG_ADDRESSES", "RUST_LOG"].map(Value::from).contains(name);
+            ours.into_iter().filter(|variable| is_of_log(&variable["name"])).collect::<Vec<_>>()
+        })
+    };
+    let mut fixture = Fixture::new();
+    assert!(variables(&fixture).iter().all(Vec::is_empty), "an upgrade must not replace pods");
+    let log = &mut fixture.environment.settings.data_plane_log;
+    (log.format, log.addresses, log.filter) = (Format::Json, Addresses::Full, "warn".parse().unwrap());
+    let expected = [
+        json!({"name": "LOG_FORMAT", "value": "json"}),
+        json!({"name": "LOG_ADDRESSES", "value": "full"}),
+        json!({"name": "RUST_LOG", "value": "warn,kube_client=off,kube_runtime=off"}),
+    ];
+    assert_eq!(variables(&fixture), [expected.clone(), expected]);
 }
 
 #[test]

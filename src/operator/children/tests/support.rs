@@ -8,6 +8,7 @@ use super::super::{Child, Inputs, Stage, children};
 use crate::crd::OnionBalancedService;
 use crate::link::{AgentToken, ForwardedPort, TargetCheck};
 use crate::onion::MasterKey;
+use crate::operator::data_plane_log::DataPlaneLog;
 use crate::operator::policy::ObjectPolicy;
 use crate::operator::served::{Fields, PolicyVersion, Served};
 use crate::operator::settings::{Environment, Settings};
@@ -53,6 +54,7 @@ pub fn environment() -> Environment {
         network_policies: Some(Vec::new()),
         wants_disruption_budgets: true,
         fixed_user_ids: true,
+        data_plane_log: DataPlaneLog::default(),
         policy: ObjectPolicy::with_any_template(),
     };
     let fields = Fields { probe_grace_period: true, match_label_keys: true, unhealthy_pod_eviction_policy: true };

@@ -1,8 +1,10 @@
 //! Examines the `NetworkPolicy` objects of the namespace. Policies of other kinds, such as those of
 //! a network plugin, are not examined.
 
+use core::net::Ipv4Addr;
+
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicyPeer, NetworkPolicySpec};
+use k8s_openapi::api::networking::v1::{IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicySpec};
 use kube::ResourceExt as _;
 
 use super::selector::{Labels, selects};
@@ -12,6 +14,21 @@ use crate::status::doctor::finding::Finding;
 use crate::status::doctor::pod::is_of;
 
 const AREA: &str = "policies";
+
+/// The IPv4 networks that are not part of the Internet (RFC 6890, RFC 5771 and RFC 1112), so that
+/// no relay has an address there. Each has an address and a prefix length.
+const OUTSIDE_THE_INTERNET: [(Ipv4Addr, u32); 9] = [
+    (Ipv4Addr::new(0, 0, 0, 0), 8),
+    (Ipv4Addr::new(10, 0, 0, 0), 8),
+    (Ipv4Addr::new(100, 64, 0, 0), 10),
+    (Ipv4Addr::new(127, 0, 0, 0), 8),
+    (Ipv4Addr::new(169, 254, 0, 0), 16),
+    (Ipv4Addr::new(172, 16, 0, 0), 12),
+    (Ipv4Addr::new(192, 168, 0, 0), 16),
+    (Ipv4Addr::new(198, 18, 0, 0), 15),
+    // Multicast and reserved addresses.
+    (Ipv4Addr::new(224, 0, 0, 0), 3),
+];
 
 pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
     let policies = match &facts.policies {
@@ -75,7 +92,7 @@ enum Direction {
 }
 
 /// Returns the name of a policy that isolates pods with these labels, if no policy lets the peer
-/// connect. Without a peer, every address must be allowed.
+/// connect. Without a peer, every address of the Internet must be allowed.
 fn blocked(policies: &[NetworkPolicy], labels: &Labels, direction: Direction, peer: Option<&Labels>) -> Option<String> {
     let isolating: Vec<_> = policies.iter().filter(|policy| isolates(policy, labels, direction)).collect();
     let is_allowed =
@@ -98,12 +115,12 @@ fn isolates(policy: &NetworkPolicy, labels: &Labels, direction: Direction) -> bo
     is_selected && has_direction
 }
 
-/// Returns true if a rule admits the peer. The ports of rules are not compared, except that a rule
-/// for every address must be for every port.
+/// Returns true if a rule admits the peer or, without a peer, the Internet. The ports of rules are
+/// not compared, except that a rule for the Internet must be for every port.
 fn allows(spec: &NetworkPolicySpec, direction: Direction, peer: Option<&Labels>) -> bool {
     let admits = |peers: Option<&Vec<NetworkPolicyPeer>>, has_ports: bool| match (peers, peer) {
         (None, None) => !has_ports,
-        (Some(peers), None) => peers.is_empty() && !has_ports,
+        (Some(peers), None) => !has_ports && (peers.is_empty() || peers.iter().any(is_the_internet)),
         (None, Some(_)) => true,
         (Some(peers), Some(labels)) => peers.is_empty() || peers.iter().any(|peer| may_be(peer, labels)),
     };
@@ -113,6 +130,24 @@ fn allows(spec: &NetworkPolicySpec, direction: Direction, peer: Option<&Labels>)
         }
         Direction::Egress => spec.egress.iter().flatten().any(|rule| admits(rule.to.as_ref(), rule.ports.is_some())),
     }
+}
+
+/// Returns true if the peer of a rule includes every IPv4 address of the Internet.
+fn is_the_internet(peer: &NetworkPolicyPeer) -> bool {
+    let admits_relays = |block: &IPBlock| {
+        block.cidr == "0.0.0.0/0" && block.except.iter().flatten().all(|network| is_outside_the_internet(network))
+    };
+    peer.ip_block.as_ref().is_some_and(admits_relays)
+}
+
+/// Returns true if the network, such as `10.0.0.0/8`, contains no address of the Internet.
+fn is_outside_the_internet(network: &str) -> bool {
+    let Some((address, length)) = network.split_once('/') else { return false };
+    let (Ok(address), Ok(length)) = (address.parse::<Ipv4Addr>(), length.parse::<u32>()) else { return false };
+    OUTSIDE_THE_INTERNET.iter().any(|&(outside, shortest)| {
+        let host_bits = Ipv4Addr::BITS - shortest;
+        length >= shortest && address.to_bits() >> host_bits == outside.to_bits() >> host_bits
+    })
 }
 
 /// Returns true if a pod of the same namespace with these labels may be the peer of a rule. The
@@ -194,5 +229,27 @@ mod tests {
             &json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"ports": [{"port": 53}]}]}),
         );
         assert_eq!(found(json!([dns]))[0].0, Mark::Warning, "tor uses other ports");
+    }
+
+    #[test]
+    fn an_egress_policy_may_exclude_addresses_that_no_relay_has() {
+        let mark = |to: Value, ports: Value| {
+            let egress = json!([{"ports": [{"port": 53}]}, {"to": to, "ports": ports}]);
+            let spec = json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": egress});
+            found(json!([policy("egress", &spec)]))[0].0
+        };
+        let all_except =
+            |except: &[&str]| json!([{"podSelector": {}}, {"ipBlock": {"cidr": "0.0.0.0/0", "except": except}}]);
+        // The policy that docs/tenants.md recommends.
+        let private = ["10.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"];
+        for except in [&private[..], &[], &["10.96.0.1/32", "172.31.0.0/16", "240.0.0.0/4"]] {
+            assert_eq!(mark(all_except(except), Value::Null), Mark::Ok, "{except:?}");
+        }
+        for except in ["8.0.0.0/8", "172.0.0.0/8", "100.0.0.0/10", "0.0.0.0/1", "192.169.0.0/16", "10.0.0.0", "a/8"] {
+            assert_eq!(mark(all_except(&[except]), Value::Null), Mark::Warning, "{except}");
+        }
+        assert_eq!(mark(all_except(&private), json!([{"port": 443}])), Mark::Warning, "relays use other ports, too");
+        assert_eq!(mark(json!([{"ipBlock": {"cidr": "192.0.2.0/24"}}]), Value::Null), Mark::Warning);
+        assert_eq!(mark(json!([{"podSelector": {}}]), Value::Null), Mark::Warning);
     }
 }
