@@ -2,8 +2,8 @@
 
     screenshot.py COMMAND [ARGUMENT…]
 
-The picture has the title "$ COMMAND ARGUMENT…". Only the base name of the command is shown. The output must be text with
-colours; other control sequences, which need a real terminal, are an error.
+The picture has the title "$ COMMAND ARGUMENT…". Only the base name of the command is shown, and `kubectl-NAME` as
+`kubectl NAME`. The output must be text with colours; other control sequences, which need a real terminal, are an error.
 """
 
 import fcntl
@@ -137,7 +137,9 @@ def row(number, pieces):
 def main(command):
     if not command:
         raise SystemExit(__doc__)
-    title = "$ " + " ".join([os.path.basename(command[0]), *command[1:]])
+    # People run a plugin through kubectl.
+    name = os.path.basename(command[0]).replace("kubectl-", "kubectl ", 1)
+    title = "$ " + " ".join([name, *command[1:]])
     try:
         print(draw(title, run(command)), end="")
     except ValueError as error:
