@@ -14,6 +14,7 @@ const LIBRARIES: Level = Level::Info;
 
 /// The flags that determine the [`DataPlaneLog`].
 #[derive(Debug, Clone, clap::Args)]
+#[allow(clippy::struct_field_names, reason = "the names of the flags come from those of the fields")]
 pub struct DataPlaneLogArgs {
     /// Format of the logs of agents and publishers [default: that of the operator's own log]
     #[arg(long, env = "DATA_PLANE_LOG_FORMAT", value_enum)]
@@ -196,12 +197,12 @@ mod tests {
 
     #[test]
     fn the_operators_own_format_is_the_default() {
-        let json = ("LOG_FORMAT", "json".to_owned());
-        assert_eq!(variables(&[], log::Format::Json), [json.clone()]);
+        let json = || ("LOG_FORMAT", "json".to_owned());
+        assert_eq!(variables(&[], log::Format::Json), [json()]);
         assert_eq!(variables(&["--data-plane-log-format=text"], log::Format::Json), []);
         let full = ("LOG_ADDRESSES", "full".to_owned());
         let both = ["--data-plane-log-format=json", "--data-plane-log-addresses=full"];
-        assert_eq!(variables(&both, log::Format::Text), [json, full]);
+        assert_eq!(variables(&both, log::Format::Text), [json(), full]);
     }
 
     #[test]

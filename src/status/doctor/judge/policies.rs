@@ -18,7 +18,7 @@ const AREA: &str = "policies";
 /// The IPv4 networks that are not part of the Internet (RFC 6890, RFC 5771 and RFC 1112), so that
 /// no relay has an address there. Each has an address and a prefix length.
 const OUTSIDE_THE_INTERNET: [(Ipv4Addr, u32); 9] = [
-    (Ipv4Addr::new(0, 0, 0, 0), 8),
+    (Ipv4Addr::UNSPECIFIED, 8),
     (Ipv4Addr::new(10, 0, 0, 0), 8),
     (Ipv4Addr::new(100, 64, 0, 0), 10),
     (Ipv4Addr::new(127, 0, 0, 0), 8),
