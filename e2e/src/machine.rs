@@ -8,24 +8,27 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::command::{command, output};
 
+/// A program and its Debian package.
+type Program = (&'static str, &'static str);
+
 /// The programs that a private Tor network needs.
-pub const TOR_PROGRAMS: [&str; 2] = ["tor", "tor-gencert"];
+const TOR_PROGRAMS: [Program; 2] = [("tor", "tor"), ("tor-gencert", "tor")];
 
 /// The programs that the node needs, in addition to the network plugins in [`CNI_PLUGINS`].
-pub const CLUSTER_PROGRAMS: [&str; 13] = [
-    "etcd",
-    "containerd",
-    "runc",
-    "ctr",
-    "iptables",
-    "conntrack",
-    "ip",
-    "nsenter",
-    "unshare",
-    "tini",
-    "openssl",
-    "kubectl",
-    "find",
+const CLUSTER_PROGRAMS: [Program; 13] = [
+    ("etcd", "etcd-server"),
+    ("containerd", "containerd"),
+    ("runc", "runc"),
+    ("ctr", "containerd"),
+    ("iptables", "iptables"),
+    ("conntrack", "conntrack"),
+    ("ip", "iproute2"),
+    ("nsenter", "util-linux"),
+    ("unshare", "util-linux"),
+    ("tini", "tini"),
+    ("openssl", "openssl"),
+    ("kubectl", "kubernetes-client"),
+    ("find", "findutils"),
 ];
 
 /// The folder into which Debian's package installs the container network plugins.
@@ -89,10 +92,10 @@ pub fn check_tor() -> Result<()> {
     }
 }
 
-fn missing_programs(programs: &[&str]) -> Vec<String> {
+fn missing_programs(programs: &[Program]) -> Vec<String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = |name: &&&str| !std::env::split_paths(&path).any(|dir| dir.join(name).is_file());
-    programs.iter().filter(found).map(|name| (*name).to_owned()).collect()
+    let found = |(name, _): &&Program| !std::env::split_paths(&path).any(|dir| dir.join(name).is_file());
+    programs.iter().filter(found).map(|(name, _)| (*name).to_owned()).collect()
 }
 
 fn cgroup_fault() -> Option<String> {
@@ -153,7 +156,46 @@ fn value<'a>(text: &'a str, key: &str) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::os::unix::fs::symlink;
+    use std::process::Command;
+
     use super::*;
+    use crate::state::source_tree;
+
+    /// Debian packages that every Debian machine has (Debian Policy, section 3.8).
+    const ESSENTIAL: [&str; 2] = ["findutils", "util-linux"];
+
+    /// Runs `packages.sh` where only the programs are installed that the script itself runs, and
+    /// returns the packages that it reports as missing.
+    fn missing_packages(use_of_them: &str) -> BTreeSet<String> {
+        let dir = tempfile::tempdir().unwrap();
+        for program in ["bash", "dirname", "mkdir"] {
+            symlink(Path::new("/usr/bin").join(program), dir.path().join(program)).unwrap();
+        }
+        let script = source_tree().join("e2e/setup/packages.sh");
+        let run = Command::new("/bin/bash")
+            .arg(script)
+            .arg(use_of_them)
+            .env_clear()
+            .envs([("PATH", dir.path()), ("HOME", dir.path())])
+            .output()
+            .unwrap();
+        let error = String::from_utf8(run.stderr).unwrap();
+        let (_, packages) = error.split_once("missing packages: ").unwrap_or_else(|| panic!("{error}"));
+        packages.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_machine_without_any_package_gets_all_programs_of_the_node() {
+        for use_of_them in ["demo", "cluster"] {
+            let missing = missing_packages(use_of_them);
+            for (program, package) in [&TOR_PROGRAMS[..], &CLUSTER_PROGRAMS].concat() {
+                let is_there = missing.contains(package) || ESSENTIAL.contains(&package);
+                assert!(is_there, "packages.sh {use_of_them} does not install {package}, which has {program}");
+            }
+        }
+    }
 
     #[test]
     fn values_are_found_by_their_key() {
