@@ -16,6 +16,7 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource as _};
 use tokio::time::timeout;
 
+use super::apply::namespace_ends;
 use super::telemetry::Telemetry;
 use crate::common::complaint::{Complaint, cause};
 use crate::crd::{ConditionType, OPERATOR_MANAGER, OnionBalancedService, Reason};
@@ -158,6 +159,8 @@ impl Events {
             let written = timeout(DEADLINE, self.recorder.publish(&event(notice), &about)).await;
             let problem = match written {
                 Ok(Ok(())) => continue,
+                // Nobody reads the Events of a namespace that is being deleted.
+                Ok(Err(kube::Error::Api(status))) if namespace_ends(&status) => continue,
                 Ok(Err(error)) => cause(&error),
                 Err(elapsed) => elapsed.to_string(),
             };
