@@ -48,7 +48,8 @@ impl World {
                 && publisher.knows_object
                 && !publisher.suspended
                 && !publisher.stopping;
-            let since = publisher.eligible.filter(|_| eligible);
+            // While all publishers are paused, nothing happens, so that nothing is checked.
+            let since = publisher.eligible.filter(|since| eligible && *since >= publisher.paused_until);
             self.publishers[index].eligible = since.or(eligible.then_some(self.elapsed));
         }
         if !self.leaders().is_empty() {
