@@ -62,20 +62,17 @@ impl Fault for SilentHsdirs {
 
     fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<ActiveFault<'a>>> {
         Box::pin(async move {
-            let relays: Vec<_> = stage.relays_but_guards().await?.values().map(|name| process_name(name)).collect();
-            let count = usize::from(SILENT);
-            ensure!(relays.len() >= count * 2, "only {} relays are no guard of either service", relays.len());
-            let (killed, frozen) = relays.split_at(count);
-            let (killed, frozen) = (killed.to_vec(), frozen.get(..count).unwrap_or_default().to_vec());
             let ours = watch_leader(stage).await?;
             let plain = stage.plain().watch_circuits().await?;
             until_a_period_is_near().await?;
+            let killed = others(stage, &[]).await?;
             let (at, wall) = (Instant::now(), wall_clock()?);
             try_join_all(killed.iter().map(|relay| stage.processes.kill(relay))).await?;
             Ok(ActiveFault::new(at, BTreeSet::new()).with_findings(async move {
                 sleep_until(at + LASTS).await;
                 stage.network.up().await?;
                 until_a_period_is_near().await?;
+                let frozen = others(stage, &killed).await?;
                 let second = Instant::now();
                 let signal = |signal| frozen.iter().try_for_each(|relay| stage.processes.signal(relay, signal));
                 signal(Signal::STOP)?;
@@ -111,6 +108,15 @@ impl Fault for SilentHsdirs {
     fn false_alarms(&self) -> f64 {
         FALSE_ALARMS
     }
+}
+
+/// Returns the processes of relays that are no guard now and that have not been killed.
+async fn others(stage: &Stage, killed: &[String]) -> Result<Vec<String>> {
+    let relays = stage.relays_but_guards().await?;
+    let names = relays.values().map(|name| process_name(name)).filter(|name| !killed.contains(name));
+    let chosen: Vec<_> = names.take(SILENT.into()).collect();
+    ensure!(chosen.len() == usize::from(SILENT), "too few relays are no guard of either service: {chosen:?}");
+    Ok(chosen)
 }
 
 /// Counts the circuits of the tor through which the leader publishes.
