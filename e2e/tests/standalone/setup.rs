@@ -74,7 +74,7 @@ impl Drop for Setup {
 /// the network does that is interrupted.
 fn leave_key_behind(network: &Path) -> Result<()> {
     let keys = network.join("authority0/data/keys");
-    fs::create_dir_all(&keys)?;
+    make_private_dir(&keys)?;
     Ok(fs::write(keys.join("authority_identity_key"), "")?)
 }
 
