@@ -123,7 +123,7 @@ impl Job {
     }
 }
 
-/// What the uploads show about the publisher's own network.
+/// The evidence that the uploads give about the publisher's own network.
 #[derive(Debug, Clone, Copy)]
 struct Reach {
     /// The time at which an HSDir last answered.
@@ -134,7 +134,7 @@ struct Reach {
 
 impl Reach {
     /// Returns true if the failure of an upload that started at this time is the HSDir's own fault:
-    /// another HSDir has answered since, or few HSDirs were asked at all.
+    /// another HSDir has answered since, or most HSDirs hold the newest descriptors anyway.
     fn blames_hsdir(self, started: Duration) -> bool {
         self.most_hold || self.answered.is_some_and(|answered| answered >= started)
     }
@@ -270,7 +270,7 @@ impl HsdirUploads {
         }
     }
 
-    /// Returns what the uploads show about the publisher's own network.
+    /// Returns the evidence about the publisher's own network.
     fn reach(&self) -> Reach {
         let lack = self.hsdirs.values().filter(|hsdir| hsdir.jobs.values().any(Job::is_open)).count();
         Reach { answered: self.answered, most_hold: lack <= self.hsdirs.len() / 2 }

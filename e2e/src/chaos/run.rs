@@ -120,7 +120,7 @@ fn print_problems(requests: &Requests) {
 
 /// Prints how long HSDirs still held dead points, if that was more than [`LATE`].
 fn print_late_hsdirs(seen: &Observed) {
-    let late: BTreeMap<_, _> = seen.last_dead().into_iter().filter(|(_, (after, _))| *after > LATE).collect();
+    let late = seen.last_dead().into_iter().filter(|(_, (after, _))| *after > LATE);
     for (place, (after, of_clients)) in late {
         let period = if of_clients { "clients use" } else { "clients do not use" };
         let after = after.as_secs_f64();

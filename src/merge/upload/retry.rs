@@ -26,7 +26,7 @@ pub(super) const BACKOFF_SILENT_MAX: Duration = Duration::from_secs(8);
 /// The maximum pause within [`ROUND`] for an HSDir that refuses uploads.
 pub(super) const BACKOFF_REFUSED_MAX: Duration = Duration::from_secs(60);
 
-/// How an upload failed.
+/// The kinds of failures of an upload.
 #[derive(Clone, Copy)]
 pub(super) enum UploadFailure {
     /// The HSDir did not answer before the deadline.
