@@ -19,7 +19,7 @@ impl TorNetwork {
         fs::write(self.bandwidths_file(), larger.bandwidths()?)?;
         until("every relay knows all bandwidths", COMPLETE, async || {
             let measured = format!("w Bandwidth={BANDWIDTH}");
-            // Authorities give each other a small bandwidth.
+            // The line of an authority says that nobody has measured it.
             larger.knows(wanted.into(), "relays with the same bandwidth", |line| line == measured).await
         })
         .await?;

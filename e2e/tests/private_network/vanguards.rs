@@ -29,6 +29,12 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const DIFFER: Duration = Duration::from_secs(20);
 /// The time that a replacement of relays usually takes. The leader reads the Secret every minute.
 const REPLACEMENT: Duration = Duration::from_secs(110);
+/// The number of relays of each layer whose time ends. With half of a small network's relays in each
+/// layer, the same two relays are chosen again in at most one of six replacements.
+const ENDING: usize = 2;
+/// The maximum time for the replacement. It is enough for at least eight attempts, so fewer than one
+/// run in a million exceeds it.
+const REPLACED: Duration = Duration::from_secs(500);
 /// The pause between two looks at the tors.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -192,14 +198,14 @@ impl<'a> Scenario<'a> {
         Ok((requests, failures))
     }
 
-    /// Lets the time of one relay of each layer end, and waits until all tors use the replacements.
+    /// Lets the time of some relays of each layer end, and waits until all tors use the replacements.
     /// Returns the longest time for which tors differed.
     async fn replace_relays(&self, is_over: &Cell<bool>) -> Result<Duration> {
         let (before, begun) = (self.stored().await?.id(), Instant::now());
         let (mut tors, mut since, mut longest) = (self.tors().await?, None, Duration::ZERO);
-        self.end_one_relay_of_each_layer().await?;
+        self.end_relays_of_each_layer().await?;
         loop {
-            ensure!(begun.elapsed() < 2 * PATIENCE, "the vanguards have not changed");
+            ensure!(begun.elapsed() < REPLACED, "the vanguards have not changed");
             let mut sets = BTreeSet::new();
             for tor in &mut tors {
                 sets.insert(used(tor).await?);
@@ -217,20 +223,20 @@ impl<'a> Scenario<'a> {
                     return Ok(longest);
                 }
                 // In a small network, the same relays may be chosen again.
-                self.end_one_relay_of_each_layer().await?;
+                self.end_relays_of_each_layer().await?;
             }
             sleep(LOOK).await;
         }
     }
 
-    /// Writes the vanguards into the Secret with other dates, as if the time of the first relay of
-    /// each layer were over.
-    async fn end_one_relay_of_each_layer(&self) -> Result<()> {
+    /// Writes the vanguards into the Secret with other dates, as if the time of the first relays
+    /// of each layer were over.
+    async fn end_relays_of_each_layer(&self) -> Result<()> {
         let stored = self.stored().await?;
         let dated = |layer: Layer| -> Vec<Vanguard> {
             let relays = stored.of(layer).iter().enumerate();
             relays
-                .map(|(index, relay)| Vanguard { expires: if index == 0 { ENDED } else { relay.expires }, ..*relay })
+                .map(|(index, relay)| Vanguard { expires: if index < ENDING { ENDED } else { relay.expires }, ..*relay })
                 .collect()
         };
         let changed = Vanguards::new(dated(Layer::Second), dated(Layer::Third))?;
