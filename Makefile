@@ -55,7 +55,7 @@ release-dry-run: ## Make a release and publish it to a registry on this machine 
 .PHONY: test
 test: no-demo packages ## Run all tests; the last line reads "N passed, N failed"
 	@$(MAKE) --no-print-directory -j2 kubernetes test-build crd-server
-	@SECONDS_EACH=$(or $(SECONDS_EACH),5) $(SETUP)/run-tests.sh unit chart api tor oracle e2e fuzz
+	@SECONDS_EACH=$(or $(SECONDS_EACH),5) $(SETUP)/run-tests.sh unit chart api tor oracle artifacts e2e fuzz
 
 .PHONY: test-unit
 test-unit: ## Run the tests that need neither root nor a cluster
@@ -84,7 +84,7 @@ test-oracle: ## Compare descriptors, keys and the HSDir ring with arti and stem
 .PHONY: test-e2e
 test-e2e: no-demo packages ## Run the end-to-end tests on a one-node Kubernetes cluster and a private Tor network; check images and Debian package
 	@$(MAKE) --no-print-directory -j2 kubernetes test-build
-	@$(SETUP)/run-tests.sh e2e
+	@$(SETUP)/run-tests.sh artifacts e2e
 
 .PHONY: test-long
 test-long: no-demo packages ## Run the tests that wait for many time periods, which make test leaves out

@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
 # Runs groups of tests. The last line counts the tests of all groups: "N passed, N failed".
-#   run-tests.sh unit|chart|api|tor|oracle|e2e|fuzz|long…
+#   run-tests.sh unit|chart|api|tor|oracle|artifacts|e2e|fuzz|long…
 . "$(dirname "$0")/lib.sh"
 cd "$(dirname "$0")/../.."
 
 # The chain of causes of an error is more informative than its backtrace.
 export RUST_LIB_BACKTRACE=0
 log=$(mktemp)
-# The process group of the builds for later groups of tests, if they have been started.
+# The process group of the work for later groups of tests, if it has been started.
 ahead=
-trap 'rm -f "$log"; [ -z "$ahead" ] || kill -- "-$ahead" 2>/dev/null || true' EXIT
+# What these groups have printed, and their exit codes.
+results=$(mktemp -d)
+trap 'rm -rf "$log" "$results"; [ -z "$ahead" ] || kill -- "-$ahead" 2>/dev/null || true' EXIT
 broken=()
 times=()
 
@@ -56,13 +58,14 @@ e2e() {
     export OB_E2E_DIR="${OB_E2E_DIR:-${XDG_STATE_HOME:-$HOME/.local/state}/onionbalance-operator/e2e-test}"
     trap 'down; exit 130' INT TERM
     local code=0
-    with_programs --test images --test deb || code=$?
     # The faults come before other pods, which would lengthen their times, and alone.
     with_programs --test chaos -- --nocapture || code=$?
     with_programs --test cluster --test helm -- --nocapture || code=$?
     down || code=$?
     return $code
 }
+# The images and the Debian package.
+artifacts() { with_programs --test images --test deb; }
 # Tests that wait for time periods of the private Tor network to end.
 long() {
     export OB_E2E_DIR="${OB_E2E_DIR:-${XDG_STATE_HOME:-$HOME/.local/state}/onionbalance-operator/e2e-test}"
@@ -80,40 +83,53 @@ oracle() {
 oracle_tests() {
     cargo test --locked --manifest-path tests/oracle/Cargo.toml --target-dir "$OB_CACHE/oracle-target" "$@"
 }
-# Builds what the given groups need, with the lowest priority. A group that fails to build reports
-# the errors when its turn comes.
-build_ahead() {
+# Runs those of the given groups that compare or inspect results, and builds what others need, with
+# the lowest priority.
+work_ahead() {
+    local name code
     renice -n 19 "$BASHPID" >/dev/null
     for name in "$@"; do
         case $name in
-        oracle) oracle_tests --no-run || true ;;
+        oracle | artifacts)
+            code=0
+            "$name" >"$results/$name.log" 2>&1 || code=$?
+            echo "$code" >"$results/$name.code"
+            ;;
+        # A group that fails to build reports the errors when its turn comes.
         fuzz) e2e/setup/fuzz.sh --build || true ;;
         esac
     done
+}
+# done_ahead NAME: prints what a group has printed, and returns its exit code.
+done_ahead() {
+    cat "$results/$1.log"
+    return "$(cat "$results/$1.code")"
 }
 down() { cargo run --locked --quiet --package onionbalance-e2e -- down; }
 # Builds all programs first, because cargo builds only those of a test's own package.
 with_programs() { cargo build --locked --workspace --bins && cargo test --locked --workspace --no-fail-fast "$@"; }
 
-[ $# -gt 0 ] || fail "usage: run-tests.sh unit|chart|api|tor|oracle|e2e|fuzz|long…"
+[ $# -gt 0 ] || fail "usage: run-tests.sh unit|chart|api|tor|oracle|artifacts|e2e|fuzz|long…"
 for name in "$@"; do
     case $name in
     tor)
-        # These tests mostly wait, so there is time to build the tests of other groups.
+        # These tests mostly wait, so there is time for the work of other groups.
         mkdir -p "$OB_CACHE/logs"
         set -m
-        build_ahead "$@" >"$OB_CACHE/logs/build-ahead.log" 2>&1 &
+        work_ahead "$@" >"$OB_CACHE/logs/work-ahead.log" 2>&1 &
         ahead=$!
         set +m
         ;;
     # The faults are injected while the machine does nothing else.
-    e2e)
+    oracle | artifacts | e2e)
         [ -z "$ahead" ] || wait "$ahead"
         ahead=
         ;;
     esac
     case $name in
-    unit | chart | api | tor | oracle | e2e | fuzz | long) group "$name" "$name" ;;
+    unit | chart | api | tor | oracle | artifacts | e2e | fuzz | long)
+        if [ -e "$results/$name.code" ]; then group "$name" done_ahead "$name"; else group "$name" "$name"; fi
+        ;;
     *) fail "unknown group of tests: $name" ;;
     esac
 done

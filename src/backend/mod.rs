@@ -213,7 +213,7 @@ async fn serve(args: Serve, run_dir: &RunDir, files: &Files, config: AgentConfig
     let stop = CancellationToken::new();
     let mut servers = JoinSet::new();
     for (router, port) in [(api.router(), args.api_port), (probes, args.probe_port), (metrics, args.metrics_port)] {
-        let listener = http::bind(args.listen_address, port).await?;
+        let listener = http::bind(args.listen_address, port)?;
         servers.spawn(http_server::serve(listener, router, stop.clone()));
     }
     let mut workers = JoinSet::new();

@@ -17,6 +17,11 @@ use std::mem;
 /// the public network.
 const UNKEPT_DATA: [&str; 2] = ["NEWCONSENSUS", "NS"];
 
+/// The length in bytes from which data gets space for the longest message at once. The kernel
+/// provides memory for the part that is written only, and takes all of it back later. Data of
+/// several megabytes that grows in steps leaves most of its memory with the allocator.
+const LARGE: usize = 64 << 10;
+
 /// A complete reply or event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
@@ -147,6 +152,10 @@ impl Decoder {
         let data = match data {
             Data::Keep(mut text) => {
                 self.weigh(kind, line.len() + 1)?;
+                if text.len() > LARGE {
+                    // Without this space, the data grows in steps.
+                    let _ = text.try_reserve_exact(self.limits.message.saturating_sub(text.len()));
+                }
                 text.push_str(&String::from_utf8_lossy(line.strip_prefix(b".").unwrap_or(line)));
                 text.push('\n');
                 Data::Keep(text)

@@ -43,7 +43,7 @@ impl CircuitsApi {
 
     /// Serves the API until the future is dropped.
     pub(super) async fn serve(self, address: Option<IpAddr>, port: u16) -> io::Result<()> {
-        let socket = http::bind(address, port).await?;
+        let socket = http::bind(address, port)?;
         let router = Router::new()
             .route(CLOSE_PATH, post(close))
             .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))

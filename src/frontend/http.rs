@@ -107,7 +107,7 @@ pub(super) async fn serve(
     let probes = probes.route(TOR_PROBE_PATH, get(tor_alive).with_state(tor_silence));
     let metrics = Router::new().route("/metrics", get(metrics)).merge(common::tor_metrics::router(ports.tor_metrics));
     let (probe_socket, metrics_socket) =
-        (common::http::bind(address, ports.probes).await?, common::http::bind(address, ports.metrics).await?);
+        (common::http::bind(address, ports.probes)?, common::http::bind(address, ports.metrics)?);
     let never = CancellationToken::new();
     tokio::join!(
         http_server::serve(probe_socket, probes.with_state((health.clone(), clock)), never.clone()),

@@ -45,8 +45,8 @@ pub async fn run(args: Args, format: log::Format) -> Result<(), Box<dyn StdError
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let client = Client::try_default().await?;
     let telemetry = Arc::new(Telemetry::default());
-    let probes = http::bind(None, args.probe_port).await?;
-    let metrics = http::bind(None, args.metrics_port).await?;
+    let probes = http::bind(None, args.probe_port)?;
+    let metrics = http::bind(None, args.metrics_port)?;
     let seat = args.lease().map(|lease| Seat::of_this_process(&client, lease));
     let never = CancellationToken::new();
     let http = futures::future::join(
