@@ -49,6 +49,13 @@ pub fn metrics(text: impl IntoResponse) -> impl IntoResponse {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::time::Duration;
+
+    use tokio::net::TcpStream;
+    use tokio::time::timeout;
+
+    use super::super::open_files;
     use super::*;
 
     #[tokio::test]
@@ -64,6 +71,19 @@ mod tests {
     async fn without_an_address_ipv4_connections_are_accepted() {
         let listener = bind(None, 0).unwrap();
         let port = listener.local_addr().unwrap().port();
-        tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_kernel_keeps_thousands_of_connections_for_a_busy_program() {
+        open_files::raise_limit();
+        let kernels = fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
+        let listener = bind(Some(Ipv4Addr::LOCALHOST.into()), 0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut waiting = Vec::new();
+        for _ in 0..kernels.trim().parse().unwrap_or(BACKLOG).min(2000) {
+            let connected = timeout(Duration::from_secs(10), TcpStream::connect(address)).await;
+            waiting.push(connected.expect("the kernel must not ignore a connection").unwrap());
+        }
     }
 }

@@ -23,7 +23,8 @@ mkdir -p "$target/logs"
 target=$(cd "$target" && pwd -P)
 tree=$target/tree
 log=$target/logs/current.log
-export CARGO_TARGET_DIR=$target CARGO_INCREMENTAL=1 CARGO_TERM_COLOR=never RUST_LIB_BACKTRACE=0
+# Builds without debug information take less time.
+export CARGO_TARGET_DIR=$target CARGO_INCREMENTAL=1 CARGO_PROFILE_DEV_DEBUG=0 CARGO_TERM_COLOR=never RUST_LIB_BACKTRACE=0
 # Without this, git would take the copy for a folder of the repository around it, and apply nothing.
 export GIT_CEILING_DIRECTORIES=$target
 

@@ -106,6 +106,20 @@ fn data_is_unstuffed_and_its_lines_end_in_lf() {
     assert_eq!(messages, [Message { code: 250, lines: vec![first, line("OK")] }]);
 }
 
+/// A longer text that grows in steps costs memory that the allocator keeps.
+#[test]
+fn long_data_gets_the_space_of_the_longest_message_at_once() {
+    let limits = Limits { line: 1000, message: 4 << 20 };
+    let capacity = |lines: usize| {
+        let (mut decoder, mut messages) = (Decoder::with_limits(limits), Vec::new());
+        let data = format!("{}\r\n", "x".repeat(998)).repeat(lines);
+        decoder.feed(format!("250+a=\r\n{data}.\r\n250 OK\r\n").as_bytes(), &mut messages).unwrap();
+        messages[0].lines[0].data.as_ref().unwrap().capacity()
+    };
+    assert!(capacity(50) < 200_000);
+    assert_eq!([capacity(100), capacity(1000)], [limits.message; 2]);
+}
+
 #[test]
 fn empty_data_differs_from_missing_data() {
     assert_eq!(decode(b"250+x=\r\n.\r\n250 OK\r\n")[0].lines[0].data.as_deref(), Some(""));
