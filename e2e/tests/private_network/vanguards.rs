@@ -29,11 +29,11 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const DIFFER: Duration = Duration::from_secs(20);
 /// The time that a replacement of relays usually takes. The leader reads the Secret every minute.
 const REPLACEMENT: Duration = Duration::from_secs(110);
-/// The number of relays of each layer whose time ends. With half of a small network's relays in each
-/// layer, the same two relays are chosen again in at most one of six replacements.
+/// The number of relays of each layer whose time ends. With half of a small network's relays in
+/// each layer, the same two relays are chosen again in at most one of six replacements.
 const ENDING: usize = 2;
-/// The maximum time for the replacement. It is enough for at least eight attempts, so fewer than one
-/// run in a million exceeds it.
+/// The maximum time for the replacement. It is enough for at least eight attempts, so fewer than
+/// one run in a million exceeds it.
 const REPLACED: Duration = Duration::from_secs(500);
 /// The pause between two looks at the tors.
 const LOOK: Duration = Duration::from_millis(200);
@@ -198,8 +198,8 @@ impl<'a> Scenario<'a> {
         Ok((requests, failures))
     }
 
-    /// Lets the time of some relays of each layer end, and waits until all tors use the replacements.
-    /// Returns the longest time for which tors differed.
+    /// Lets the time of some relays of each layer end, and waits until all tors use the
+    /// replacements. Returns the longest time for which tors differed.
     async fn replace_relays(&self, is_over: &Cell<bool>) -> Result<Duration> {
         let (before, begun) = (self.stored().await?.id(), Instant::now());
         let (mut tors, mut since, mut longest) = (self.tors().await?, None, Duration::ZERO);
@@ -236,7 +236,10 @@ impl<'a> Scenario<'a> {
         let dated = |layer: Layer| -> Vec<Vanguard> {
             let relays = stored.of(layer).iter().enumerate();
             relays
-                .map(|(index, relay)| Vanguard { expires: if index < ENDING { ENDED } else { relay.expires }, ..*relay })
+                .map(|(index, relay)| Vanguard {
+                    expires: if index < ENDING { ENDED } else { relay.expires },
+                    ..*relay
+                })
                 .collect()
         };
         let changed = Vanguards::new(dated(Layer::Second), dated(Layer::Third))?;

@@ -12,10 +12,11 @@ use crate::chaos::circuits::FailedCircuits;
 use crate::chaos::fault::{ActiveFault, Fault, Findings};
 use crate::chaos::figure::Figure;
 use crate::chaos::hops::control_of;
-use crate::chaos::limit::{Bound, Limit, like_plain};
+use crate::chaos::limit::{Bound, Limit};
 use crate::chaos::needs::Needs;
 use crate::chaos::observed::Observed;
 use crate::chaos::pods::{PodProgram, processes};
+use crate::chaos::request::ServiceKind;
 use crate::chaos::stage::Stage;
 use crate::steps::say;
 use crate::tornet::period::{LEARNT, since_new_period, wall_clock};
@@ -29,6 +30,11 @@ use crate::tornet::torrc::PERIOD_MINUTES;
 /// reason to upload. The next period has other HSDirs, of which a publisher cannot know yet that
 /// they are silent. Therefore circuits are counted only if neither the silence nor the publication
 /// for a new period began within the preceding five minutes.
+///
+/// A frozen relay keeps its connections, so tor does not notice that an introduction circuit
+/// through this relay is dead. Tor tells the agent only the points of the older of its two
+/// descriptors, so our service keeps such points for half a period longer than the plain one
+/// (decision 2). Requests are therefore compared while the relays are dead.
 #[derive(Debug)]
 pub struct SilentHsdirs;
 
@@ -44,6 +50,9 @@ const LEAD: Duration = Duration::from_secs(20);
 /// The number of false alarms by chance. In so long a silence, about seventy probes are made, and
 /// both attempts of a probe can run into relays that were alive a moment ago.
 const FALSE_ALARMS: f64 = 1.0;
+/// The additional share of our requests that may fail or be slow, in percent of all requests.
+/// Relays are frozen during a third of the run, when any request may fail.
+const WHILE_FROZEN: f64 = 35.0;
 /// The interval between requests. A run takes about 35 minutes.
 const EVERY: Duration = Duration::from_secs(1);
 
@@ -92,7 +101,13 @@ impl Fault for SilentHsdirs {
     }
 
     fn figures(&self, seen: &Observed) -> Vec<Figure> {
-        vec![seen.fewest_points()]
+        let mut figures = vec![seen.fewest_points()];
+        for (prefix, service) in [("", ServiceKind::Ours), ("plain_", ServiceKind::Plain)] {
+            let counts = seen.requests.began(service, seen.at, seen.at + LASTS);
+            figures.push(Figure::count(format!("{prefix}killed_failed"), counts.failed, "requests"));
+            figures.push(Figure::count(format!("{prefix}killed_slow"), counts.slow, "requests"));
+        }
+        figures
     }
 
     fn limits(&self) -> Vec<Limit> {
@@ -101,8 +116,13 @@ impl Fault for SilentHsdirs {
             Limit::new("first_circuits", Bound::AtLeast(1.0)),
             Limit::new("plain_first_circuits", Bound::AtLeast(1.0)),
             Limit::new("circuits", Bound::TimesPlain(1.5)),
+            Limit::new("killed_failed", Bound::AbovePlain(0.5)),
+            Limit::new("killed_slow", Bound::AbovePlain(5.0)),
+            Limit::new("failed", Bound::AbovePlain(WHILE_FROZEN)),
+            Limit::new("cut", Bound::AbovePlain(0.5)),
+            Limit::new("slow", Bound::AbovePlain(WHILE_FROZEN)),
         ];
-        [&own[..], &like_plain(5.0)].concat()
+        own.into()
     }
 
     fn false_alarms(&self) -> f64 {
