@@ -9,7 +9,7 @@ export RUST_LIB_BACKTRACE=0
 log=$(mktemp)
 # The process group of the work for later groups of tests, if it has been started.
 ahead=
-# What these groups have printed, and their exit codes.
+# The output and the exit codes of the groups that have run ahead of their turn.
 results=$(mktemp -d)
 trap 'rm -rf "$log" "$results"; [ -z "$ahead" ] || kill -- "-$ahead" 2>/dev/null || true' EXIT
 broken=()
@@ -83,8 +83,8 @@ oracle() {
 oracle_tests() {
     cargo test --locked --manifest-path tests/oracle/Cargo.toml --target-dir "$OB_CACHE/oracle-target" "$@"
 }
-# Runs those of the given groups that compare or inspect results, and builds what others need, with
-# the lowest priority.
+# Runs the groups oracle and artifacts ahead of their turn and builds the targets of fuzz, as far as
+# these are among the given groups. All of this has the lowest priority.
 work_ahead() {
     local name code
     renice -n 19 "$BASHPID" >/dev/null
@@ -100,7 +100,7 @@ work_ahead() {
         esac
     done
 }
-# done_ahead NAME: prints what a group has printed, and returns its exit code.
+# done_ahead NAME: prints the output of a group that has run ahead, and returns its exit code.
 done_ahead() {
     cat "$results/$1.log"
     return "$(cat "$results/$1.code")"
@@ -120,7 +120,8 @@ for name in "$@"; do
         ahead=$!
         set +m
         ;;
-    # The faults are injected while the machine does nothing else.
+    # Oracle and artifacts have run ahead. The faults of e2e are injected while the machine does
+    # nothing else.
     oracle | artifacts | e2e)
         [ -z "$ahead" ] || wait "$ahead"
         ahead=

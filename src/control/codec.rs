@@ -18,8 +18,9 @@ use std::mem;
 const UNKEPT_DATA: [&str; 2] = ["NEWCONSENSUS", "NS"];
 
 /// The length in bytes from which data gets space for the longest message at once. The kernel
-/// provides memory for the part that is written only, and takes all of it back later. Data of
-/// several megabytes that grows in steps leaves most of its memory with the allocator.
+/// provides memory only for the part that is written, and gets all of it back when the data is
+/// dropped. Data of several megabytes that grows in steps leaves much of its memory with the
+/// allocator.
 const LARGE: usize = 64 << 10;
 
 /// A complete reply or event.
@@ -153,7 +154,7 @@ impl Decoder {
             Data::Keep(mut text) => {
                 self.weigh(kind, line.len() + 1)?;
                 if text.len() > LARGE {
-                    // Without this space, the data grows in steps.
+                    // If there is no such space, the data grows in steps.
                     let _ = text.try_reserve_exact(self.limits.message.saturating_sub(text.len()));
                 }
                 text.push_str(&String::from_utf8_lossy(line.strip_prefix(b".").unwrap_or(line)));
