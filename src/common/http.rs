@@ -10,7 +10,8 @@ use tokio::net::{TcpListener, TcpSocket};
 
 /// The number of connections that the kernel completes ahead of the program. The kernel limits this
 /// number, by default to the same value (`net.core.somaxconn`). When strangers have used it up, the
-/// kernel ignores a newcomer, such as a probe of the kubelet, which then tries again after a second.
+/// kernel ignores a newcomer, such as a probe of the kubelet. The newcomer tries again after a
+/// second.
 const BACKLOG: u32 = 4096;
 
 /// Listens on `address`, or on all IPv6 and IPv4 addresses of the machine if `address` is None.
