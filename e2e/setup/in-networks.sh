@@ -14,23 +14,38 @@ namespaces=(--net)
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 
+# The number of seconds that each test took when it last passed.
+times=$OB_CACHE/test-times
+mkdir -p "$times"
+
+time_of() { echo "$times/$1-${2//:/-}"; }
+
 one() {
-    local program=$1 test=$2 code=0 log
+    local program=$1 test=$2 code=0 start=$SECONDS log
     log=$dir/$program-${test//:/-}
     # shellcheck disable=SC2016
     unshare "${namespaces[@]}" sh -c 'ip link set lo up && exec "$@"' sh \
         cargo test --locked --workspace --test "$program" -- --exact --nocapture "$test" >"$log" 2>&1 || code=$?
+    [ "$code" != 0 ] || echo $((SECONDS - start)) >"$(time_of "$program" "$test")"
     flock "$dir" cat "$log"
+    say "$program $test: $((SECONDS - start)) s"
     return "$code"
 }
 
-code=0
+# The longest tests come first, because the last ones would run alone. New tests may be long.
+queue=
 for program in "$@"; do
     tests=$(cargo test --locked --workspace --test "$program" -- --list | sed -n 's/: test$//p')
     for test in $tests; do
-        while [ "$(jobs -rp | wc -l)" -ge "$at_once" ]; do wait -n || code=$?; done
-        one "$program" "$test" &
+        seconds=$(cat "$(time_of "$program" "$test")" 2>/dev/null || echo 9999)
+        queue+="$seconds $program $test"$'\n'
     done
 done
+
+code=0
+while read -r _ program test; do
+    while [ "$(jobs -rp | wc -l)" -ge "$at_once" ]; do wait -n || code=$?; done
+    one "$program" "$test" </dev/null &
+done < <(printf %s "$queue" | sort --stable --key=1,1nr)
 while [ -n "$(jobs -p)" ]; do wait -n || code=$?; done
 exit "$code"

@@ -26,6 +26,10 @@ case $1 in
 demo | cluster | client) command -v kubectl >/dev/null || wanted="$wanted kubernetes-client" ;;
 esac
 
+# apt-get refuses to run twice at a time.
+exec 9>"$OB_CACHE/packages.lock"
+flock 9
+
 missing=()
 for p in $wanted; do
     [ "$(dpkg-query -W -f='${db:Status-Status}' "$p" 2>/dev/null || true)" = installed ] || missing+=("$p")
@@ -45,7 +49,9 @@ install_them() {
     fi
     apt-get update
     # Remove nothing: containerd and runc conflict with the versions in Docker's own packages.
-    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends --no-remove "${missing[@]}"
+    # Wait up to 600 s for a fresh machine that just installs its updates.
+    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends --no-remove \
+        -o DPkg::Lock::Timeout=600 "${missing[@]}"
 }
 say "missing packages: ${missing[*]}"
 step "install ${#missing[@]} Debian packages" install_them

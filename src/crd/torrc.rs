@@ -237,6 +237,9 @@ pub(super) enum Values {
     OneOf(&'static [&'static str]),
     /// A list of relays without country codes.
     Relays,
+    /// A list of relays without country codes, with which tor starts next to an onion service: it
+    /// names no relay, several relays, or addresses (C tor's `options_validate_cb`).
+    EntryRelays,
     /// A complete bridge line.
     Bridge,
 }
@@ -278,7 +281,14 @@ pub(super) const RESTRICTIONS: &[Restriction] = &[
         because: "must be 1 or 2, because each guard sees the address of the node; correct the value",
     },
     Restriction {
-        options: &["EntryNodes", "ExcludeNodes", "HSLayer2Nodes", "HSLayer3Nodes", "NodeFamily"],
+        options: &["EntryNodes"],
+        accepts: Values::EntryRelays,
+        described: "at least two fingerprints or nicknames, or addresses, but no country codes",
+        because: "must name at least two relays and no country code, because tor starts no onion service with a single \
+                  guard, and this tor has no GeoIP table; list more fingerprints, or addresses",
+    },
+    Restriction {
+        options: &["ExcludeNodes", "HSLayer2Nodes", "HSLayer3Nodes", "NodeFamily"],
         accepts: Values::Relays,
         described: "fingerprints, nicknames and addresses, but no country codes",
         because: "has a country code, which would have no effect, because this tor has no GeoIP table; list fingerprints or \
@@ -299,9 +309,17 @@ impl Values {
         match self {
             Self::OneOf(values) => values.contains(&value),
             Self::Relays => !value.contains('{'),
+            Self::EntryRelays => Self::Relays.accept(value) && !is_single_relay(value),
             Self::Bridge => bridge::is_bridge(value),
         }
     }
+}
+
+/// Returns true if a list of relays names exactly one, by fingerprint or nickname. Tor takes an
+/// entry with one of the characters `.:*` for addresses (C tor's `routerset_parse`).
+fn is_single_relay(list: &str) -> bool {
+    let relays: Vec<_> = list.trim_matches('"').split(',').map(str::trim).filter(|relay| !relay.is_empty()).collect();
+    matches!(relays[..], [only] if !only.contains(['.', ':', '*']))
 }
 
 /// Returns true if a name in one of the lists stands for this option. Tor ignores the case of

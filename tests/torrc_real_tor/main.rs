@@ -70,16 +70,17 @@ fn rules_refuse(schema: &CompiledSchema, part: &str, lines: &str) -> bool {
     Validator::new().validate_compiled(schema, &with_torrc(part, lines), None).is_err()
 }
 
-/// Returns the options that are allowed in a part of the spec.
 /// Returns a value that is allowed for an option, if the option is.
 fn value_of(option: &str) -> &'static str {
     match option {
         "Bridge" => "192.0.2.1:443 0123456789012345678901234567890123456789",
+        "EntryNodes" => "192.0.2.0/24",
         "Log" => "notice stdout",
         _ => "1",
     }
 }
 
+/// Returns the options that are allowed in a part of the spec.
 fn allowed_in(part: &str) -> BTreeSet<String> {
     let place = if part == "backends" { Place::Backend } else { Place::Frontend };
     allowed(place).map(str::to_owned).collect()
@@ -232,6 +233,25 @@ fn a_tor_without_guards_accepts_no_entry_nodes() {
     let lines = json!({ "extraTorrc": format!("EntryNodes {nodes}") });
     assert!(tor_accepts("backend", &lines, &json!({})));
     assert!(!tor_accepts("backend", &lines, &json!({"serverLocation": "Exposed"})));
+}
+
+#[test]
+fn the_operator_refuses_the_entry_nodes_with_which_tor_starts_no_onion_service() {
+    let [one, other] = ["0123456789012345678901234567890123456789", "$1234567890123456789012345678901234567890"];
+    let of_one = [one.to_owned(), other.to_owned(), "gabelmoo".to_owned(), format!("\"{one}\""), format!("{one}, ,")];
+    let of_more = [
+        String::new(),
+        "192.0.2.7".to_owned(),
+        "[2001:db8::]/32".to_owned(),
+        format!("{one},{one}"),
+        format!("{one} , {other}"),
+        format!("\"{one},{other}\""),
+    ];
+    for (nodes, is_refused) in of_one.iter().map(|it| (it, true)).chain(of_more.iter().map(|it| (it, false))) {
+        let line = format!("EntryNodes {nodes}");
+        assert_eq!(operator_refuses("backends", &line), is_refused, "{line}");
+        assert_eq!(!tor_accepts("backend", &json!({"extraTorrc": line}), &json!({})), is_refused, "{line}");
+    }
 }
 
 #[test]

@@ -42,7 +42,7 @@ pub fn allowed() -> Vec<Value> {
         spec(json!({"masterKey": {"secretName": null, "onionAddress": EXTERNAL.strip_suffix(".onion")}})),
         spec(json!({"backends": {"replicas": 0, "introductionPoints": 20, "introDosDefense": {"burstPerSecond": 25}}})),
         spec(json!({"backends": {"introDosDefense": null, "extraTorrc": torrc, "template": template}})),
-        spec(json!({"backends": {"circuitLimits": {}, "extraTorrc": "EntryNodes $AB"}})),
+        spec(json!({"backends": {"circuitLimits": {}, "extraTorrc": "EntryNodes $AB,$CD"}})),
         spec(
             json!({"backends": {"circuitLimits": {"openStreams": 1, "streamsPerSecond": 5, "streamBurst": 5, "bytesPerSecond": 16384}}}),
         ),

@@ -17,7 +17,7 @@ pub(super) fn rows() -> Vec<Refused> {
              have a single hop",
         ),
         exposed_with("NumCPUs 1\n +usebridges\t1", "UseBridges"),
-        exposed_with("EntryNodes $AB#x", "EntryNodes"),
+        exposed_with("EntryNodes $AB,$CD#x", "EntryNodes"),
     ]
 }
 

@@ -101,6 +101,8 @@ fn values(part: &str) -> Vec<Refused> {
                messages reveal what a service must hide; write for example \"Log notice stdout\"";
     let countries = "has a country code, which would have no effect, because this tor has no GeoIP table; list fingerprints or \
                      addresses";
+    let entries = "must name at least two relays and no country code, because tor starts no onion service with a single guard, \
+                   and this tor has no GeoIP table; list more fingerprints, or addresses";
     let location = "must not be off, because it protects the location of the service; set it to 1 or auto";
     let guards = "must be 1 or 2, because each guard sees the address of the node; correct the value";
     let bridge = "must be followed by [TRANSPORT] ADDRESS:PORT FINGERPRINT [KEY=VALUE …], with a known transport and 40 \
@@ -118,6 +120,8 @@ fn values(part: &str) -> Vec<Refused> {
         ("VanguardsLiteEnabled 0", "VanguardsLiteEnabled", location),
         ("ConnectionPadding \"0\"", "ConnectionPadding", location),
         ("NumEntryGuards 20", "NumEntryGuards", guards),
+        ("EntryNodes gabelmoo", "EntryNodes", entries),
+        ("EntryNodes {de},{fr}", "EntryNodes", entries),
         ("ExcludeNodes {de}, 192.0.2.0/24", "ExcludeNodes", countries),
     ];
     let refused = |(line, option, because): (&str, &str, &str)| {
