@@ -86,10 +86,10 @@ fn kustomized(folder: &Path) -> Vec<Value> {
     documents(&String::from_utf8(output.stdout).unwrap())
 }
 
-/// The overlay that `docs/upgrade.md` shows.
-#[test]
-fn the_overlay_in_the_docs_changes_the_image_everywhere_and_removes_the_user_ids() {
-    let page = Page::open("upgrade.md").unwrap();
+/// Returns the objects that a current kubectl builds from the overlay that a page of the
+/// documentation shows.
+fn overlaid(page: &str) -> Vec<Value> {
+    let page = Page::open(page).unwrap();
     let overlay = page.file("kustomization.yaml").unwrap();
     assert!(overlay.contains("- ../deploy\n"), "{overlay}");
     let dir = tempfile::tempdir().unwrap();
@@ -100,6 +100,12 @@ fn the_overlay_in_the_docs_changes_the_image_everywhere_and_removes_the_user_ids
     std::fs::write(dir.path().join("kustomization.yaml"), overlay.replace("../deploy", &deploy)).unwrap();
     let objects = kustomized(dir.path());
     typed::check(&objects);
+    objects
+}
+
+#[test]
+fn the_overlay_in_the_docs_changes_the_image_everywhere_and_removes_the_user_ids() {
+    let objects = overlaid("upgrade.md");
     let settings = the(&objects, "ConfigMap");
     assert_eq!(
         settings["data"],
@@ -115,6 +121,17 @@ fn the_overlay_in_the_docs_changes_the_image_everywhere_and_removes_the_user_ids
     assert_eq!(container["env"], json!([{"name": "OPERATOR_IMAGE", "value": container["image"]}]));
     assert_eq!(container["envFrom"][0]["configMapRef"]["name"], settings["metadata"]["name"]);
     assert!(!deployment.to_string().contains("65532"), "{deployment}");
+}
+
+#[test]
+fn the_overlay_for_bridges_reads_the_lines_from_the_secret() {
+    let objects = overlaid("bridges.md");
+    let settings = the(&objects, "ConfigMap");
+    assert_eq!(settings["data"]["TOR_IMAGE"], "registry.example.org/onionbalance-tor-obfs4:0.4.8");
+    let container = &the(&objects, "Deployment")["spec"]["template"]["spec"]["containers"][0];
+    let lines = json!({"secretKeyRef": {"name": "bridges", "key": "torrc"}});
+    let operator = json!({"name": "OPERATOR_IMAGE", "value": container["image"]});
+    assert_eq!(container["env"], json!([operator, {"name": "TOR_EXTRA_CONFIG", "valueFrom": lines}]));
 }
 
 /// Removes everything that only Helm adds: its own annotations, and its labels, including those in
