@@ -54,7 +54,7 @@ release-dry-run: ## Make a release and publish it to a registry on this machine 
 
 .PHONY: test
 test: no-demo packages ## Run all tests; the last line reads "N passed, N failed"
-	@$(MAKE) --no-print-directory -j2 kubernetes test-build crd-server
+	@$(MAKE) --no-print-directory -j2 kubernetes test-build crd-server earlier
 	@SECONDS_EACH=$(or $(SECONDS_EACH),5) $(SETUP)/run-tests.sh unit chart api tor oracle artifacts e2e fuzz
 
 .PHONY: test-unit
@@ -83,7 +83,7 @@ test-oracle: ## Compare descriptors, keys and the HSDir ring with arti and stem
 
 .PHONY: test-e2e
 test-e2e: no-demo packages ## Run the end-to-end tests on a one-node Kubernetes cluster and a private Tor network; check images and Debian package
-	@$(MAKE) --no-print-directory -j2 kubernetes test-build
+	@$(MAKE) --no-print-directory -j2 kubernetes test-build earlier
 	@$(SETUP)/run-tests.sh artifacts e2e
 
 .PHONY: test-long
@@ -142,7 +142,7 @@ generate: ## Regenerate crds/, docs/reference.md, the table of docs/reliability.
 	sed -n '/^kind: ClusterRole$$/,/^---$$/{ /^rules:$$/,/^---$$/{ /^rules:$$/d; /^---$$/d; p } }' deploy/rbac.yaml >$(CHART)/files/rules.yaml
 
 # Prerequisites of the targets above.
-.PHONY: no-demo packages kubernetes crd-server release test-build demo-packages client-packages crates demo-programs demo-images
+.PHONY: no-demo packages kubernetes crd-server earlier release test-build demo-packages client-packages crates demo-programs demo-images
 DEMO := $(or $(XDG_STATE_HOME),$(HOME)/.local/state)/onionbalance-operator/e2e
 no-demo:
 	@! test -e $(DEMO)/node/connected || { echo "the demo is running, and a machine can host only one node: run 'make demo-down' first" >&2; exit 1; }
@@ -160,6 +160,9 @@ kubernetes:
 	@$(SETUP)/kubernetes.sh $(PROGRAMS) >/dev/null
 crd-server:
 	@$(SETUP)/crd-server.sh >/dev/null
+# The operator of an earlier commit, from which the tests upgrade.
+earlier:
+	@$(SETUP)/earlier.sh >/dev/null
 release:
 	cargo build --release --locked --workspace --bins
 test-build:

@@ -9,6 +9,7 @@
 #   images.sh sample         builds localhost/onionbalance-sample:dev, a web server with one page
 #   images.sh all BIN        builds the tor, operator and sample images
 #   OB_IMAGES=FOLDER         the folder for the images; the default is target/images
+#   OB_TAG=TAG               the tag of the image; the default is dev
 #   OB_ARCHITECTURE=NAME     Debian's name of the images' architecture, if it is not this machine's
 # Writes NAME.tar, an archive that containerd, Docker and Podman can load; NAME.digest, the digest of
 # the image in the archive; and NAME.spdx.json, the list of the image's content (SBOM). Prints the
@@ -24,6 +25,7 @@ ROOTFS=$TREE/deploy/images/rootfs.sh
 SBOM=$TREE/deploy/images/sbom.py
 LICENCES=$TREE/deploy/licences.py
 IMAGES=${OB_IMAGES:-$TREE/target/images}
+TAG=${OB_TAG:-dev}
 # The time of everything in an image, in seconds since 1970. A fixed time makes equal images equal.
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-0}
 CREATED=$(date --utc --date="@$SOURCE_DATE_EPOCH" +%Y-%m-%dT%H:%M:%SZ)
@@ -132,7 +134,7 @@ blob() {
 # NAME.digest. VERSION is the version of the image's program, and ENTRYPOINT is a JSON list. The
 # archive has two descriptions of the image: OCI's for containerd and registries, and Docker's.
 pack() {
-    local archive=$IMAGES/$1.tar image=$2 reference=$2:dev version=$3 entrypoint=$4
+    local archive=$IMAGES/$1.tar image=$2 reference=$2:$TAG version=$3 entrypoint=$4
     local oci=application/vnd.oci.image layer config manifest diff
     mkdir -p "$IMAGES" "$work/layout/blobs/sha256"
     packed "$work/root" >"$work/layer"
@@ -155,10 +157,10 @@ pack() {
         '{schemaVersion: 2, mediaType: $type, config: $config, layers: [$layer]}' >"$work/manifest"
     manifest=$(blob "$work/manifest" $oci.manifest.v1+json)
     jq --null-input --compact-output --arg type $oci.index.v1+json --argjson manifest "$manifest" \
-        --arg reference "$reference" --arg architecture "$ARCHITECTURE" \
+        --arg reference "$reference" --arg tag "$TAG" --arg architecture "$ARCHITECTURE" \
         '{schemaVersion: 2, mediaType: $type, manifests: [$manifest + {
           platform: {architecture: $architecture, os: "linux"},
-          annotations: {"io.containerd.image.name": $reference, "org.opencontainers.image.ref.name": "dev"}
+          annotations: {"io.containerd.image.name": $reference, "org.opencontainers.image.ref.name": $tag}
         }]}' >"$work/layout/index.json"
     jq --null-input --compact-output --argjson config "$config" --argjson layer "$layer" \
         --arg reference "$reference" \
@@ -184,7 +186,7 @@ unless_current() {
     local name=$1 source=$IMAGES/$1.source sum
     # The scripts are inputs, too. Contents count and not ages, because debug and release builds
     # share the archives.
-    sum=$(cat - "$0" "$ROOTFS" "$SBOM" "$LICENCES" <<<"$2 $SOURCE_DATE_EPOCH" | sha256sum)
+    sum=$(cat - "$0" "$ROOTFS" "$SBOM" "$LICENCES" <<<"$2 $SOURCE_DATE_EPOCH $TAG" | sha256sum)
     shift 2
     if [ ! -e "$IMAGES/$name.tar" ] || [ "$(cat "$source" 2>/dev/null)" != "$sum" ]; then
         rm -f "$source"

@@ -4,6 +4,10 @@ use std::fmt;
 
 use super::effort::Effort;
 use super::figure::Results;
+use crate::chance::most_failures;
+
+/// The percentage of the requests of a short run that may fail or be cut in addition to the limit.
+const UNLUCKY: f64 = 1.0;
 
 /// The values that a figure may have.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -38,6 +42,21 @@ impl Limit {
     /// Creates a limit for the figure `what`.
     pub fn new(what: &'static str, bound: Bound) -> Self {
         Self { what, bound }
+    }
+
+    /// Returns the limit for a short run, in which chance decides more. A service at which requests
+    /// fail as often as this limit permits, plus [`UNLUCKY`], exceeds the returned limit in fewer
+    /// than one run in 100,000. Only limits that refer to no other service change.
+    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    pub fn of_short_run(self, results: &Results) -> Self {
+        let requests = results.get("requests").map_or(0.0, |figure| figure.value);
+        let permitted = match self.bound {
+            Bound::AtMost(most) => most,
+            Bound::Share(percent) => requests.max(Effort::FULL.requests as f64) * percent / 100.0,
+            _ => return self,
+        };
+        let proportion = (permitted / requests.max(1.0) + UNLUCKY / 100.0).min(1.0);
+        Self { bound: Bound::AtMost(most_failures(requests as usize, proportion) as f64), ..self }
     }
 
     /// Returns true if the results contain the figure and its value is within the limit.
@@ -153,6 +172,20 @@ mod tests {
         };
         assert!(holds(100, 15) && !holds(100, 16));
         assert!(holds(400, 20) && !holds(400, 21));
+    }
+
+    /// The probabilities of more failures are 0.82e-5 (more than 7 of 100 at 1%) and 0.78e-5 (more
+    /// than 33 of 100 at 15% + 1%), computed with the fractions of Python's standard library.
+    #[test]
+    fn a_short_run_may_have_bad_luck_but_most_requests_must_succeed() {
+        let of_short_run = |bound| {
+            let mut results = results(0, 0);
+            results.figures[0] = Figure::count("requests", 100, "requests");
+            Limit::new("failed", bound).of_short_run(&results).bound
+        };
+        assert_eq!(of_short_run(Bound::AtMost(0.0)), Bound::AtMost(7.0));
+        assert_eq!(of_short_run(Bound::Share(5.0)), Bound::AtMost(33.0));
+        assert_eq!(of_short_run(Bound::AbovePlain(0.5)), Bound::AbovePlain(0.5));
     }
 
     #[test]

@@ -78,15 +78,6 @@ impl Cluster {
         output(&mut ctr.into()).await.with_context(|| format!("could not load {}", archive.display()))
     }
 
-    /// Gives a loaded image an additional name.
-    pub async fn tag_image(&self, image: &str, name: &str) -> Result<()> {
-        let mut ctr = self.node.inside("ctr")?;
-        ctr.arg("--address").arg(self.state.node().join("containerd.sock"));
-        ctr.args(["--namespace", "k8s.io", "images", "tag", "--force", image, name]);
-        output(&mut ctr.into()).await.with_context(|| format!("could not tag {image}"))?;
-        Ok(())
-    }
-
     async fn control_plane(&self, places: &Places<'_>) -> Result<()> {
         self.start(&places.etcd())?;
         self.start(&places.api_server())?;

@@ -1,10 +1,12 @@
-//! Checks that a service keeps its address while the operator is installed from an earlier chart,
+//! Checks that a service keeps its address while the operator of an earlier commit is installed,
 //! upgraded, rolled back, upgraded together with the data plane, uninstalled, and installed again.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 use onionbalance_e2e::cluster::Cluster;
+use onionbalance_e2e::command::{command, output};
 use onionbalance_e2e::helm::Helm;
 use onionbalance_e2e::install::{DEPLOYMENT, NAMESPACE};
 use onionbalance_e2e::service::Service;
@@ -15,8 +17,10 @@ use tokio::sync::watch;
 use crate::scene::{PUBLISHED, SOON, Scene};
 use crate::{alone, tor_network_file};
 
-/// An earlier version of the chart, described in fixtures/README.md.
-const EARLIER: &str = "e2e/tests/helm/fixtures/chart-3e7ad80.tgz";
+/// The tag of the image with the program of an earlier commit (`e2e/setup/earlier.sh`).
+const EARLIER: &str = "earlier";
+/// The tag of the image with the program of this tree.
+const PRESENT: &str = "dev";
 const IMAGE: &str = "localhost/onionbalance-operator";
 const BACKENDS: usize = 2;
 const SPEC: &str = "  ports: [{port: 80, target: {service: {name: web, port: http}}}]
@@ -27,16 +31,12 @@ const TEAM: &str = "dataPlane.defaultTemplates.backend.labels.team=onions";
 const CRD: &str = "crd/onionbalancedservices.onionbalance.dev";
 
 #[tokio::test]
-async fn an_upgrade_from_an_earlier_chart_and_a_rollback_lose_nothing() -> Result<()> {
+async fn an_upgrade_from_an_earlier_version_and_a_rollback_lose_nothing() -> Result<()> {
     alone("helm", async |scene| {
-        // The same image under another tag serves as the next version. If the pod templates
-        // differed, the pods would be replaced for that reason alone (the golden pods in
-        // src/operator keep the templates equal).
-        Cluster::open(scene.state())?.tag_image(&format!("{IMAGE}:dev"), &format!("{IMAGE}:next")).await?;
+        let earlier = earlier(scene).await?;
         scene.apply_target().await?;
         let helm = Helm::open(scene.state()).await?;
-        let earlier = source_tree().join(EARLIER).display().to_string();
-        release(scene, &helm, "install", &earlier, &[]).await?;
+        release(scene, &helm, "install", &earlier, &["--set", &image(EARLIER)]).await?;
         let earlier_crd = crd(scene).await?;
         let web = scene.apply("web", SPEC).await?;
         web.wait_published(BACKENDS, PUBLISHED).await?;
@@ -68,10 +68,10 @@ impl Life<'_> {
     /// plane. Returns the new CRD.
     async fn upgrade_only_the_operator(&self, earlier_crd: &Value) -> Result<Value> {
         let before = data_plane(self.scene).await?;
-        self.release("upgrade", &["--set", "image.tag=next", "--set", "dataPlane.image.tag=dev"]).await?;
+        self.release("upgrade", &["--set", &image(PRESENT), "--set", &format!("dataPlane.{}", image(EARLIER))]).await?;
         let upgraded_crd = crd(self.scene).await?;
         ensure!(upgraded_crd != *earlier_crd, "the upgrade did not replace the CRD");
-        wait_operator_works(self.scene, "next").await?;
+        wait_operator_works(self.scene, PRESENT).await?;
         let after = data_plane(self.scene).await?;
         ensure!(after == before, "the upgrade changed pods or Deployments: {before:?}, then {after:?}");
         Ok(upgraded_crd)
@@ -80,7 +80,7 @@ impl Life<'_> {
     /// Upgrades to a data plane image that does not exist. A condition must report the missing
     /// image, and the running pods must continue to work.
     async fn upgrade_to_a_missing_image(&self) -> Result<()> {
-        self.release("upgrade", &["--set", "image.tag=next", "--set", "dataPlane.image.tag=missing"]).await?;
+        self.release("upgrade", &["--set", &image(PRESENT), "--set", "dataPlane.image.tag=missing"]).await?;
         self.scene
             .wait("BackendsReady reports the missing image", SOON, async || {
                 let condition = self.web.wait_condition("BackendsReady", "False", SOON).await?;
@@ -95,7 +95,7 @@ impl Life<'_> {
     /// earlier pods.
     async fn roll_back(&self, earlier_crd: &Value, pods_before: &BTreeSet<String>) -> Result<()> {
         self.helm.run(&["rollback", DEPLOYMENT, "1", "--wait", "--timeout", "2m"]).await?;
-        wait_operator_works(self.scene, "dev").await?;
+        wait_operator_works(self.scene, EARLIER).await?;
         ensure!(crd(self.scene).await? == *earlier_crd, "the rollback did not restore the earlier CRD");
         self.web.wait_condition("Ready", "True", SOON).await?;
         self.scene
@@ -116,7 +116,7 @@ impl Life<'_> {
     ) -> Result<BTreeSet<String>> {
         let (done, rolled) = watch::channel(false);
         let roll = async {
-            self.release("upgrade", &["--set", "image.tag=next", "--set", TEAM]).await?;
+            self.release("upgrade", &["--set", &image(PRESENT), "--set", TEAM]).await?;
             rolled_out(self.scene, &self.web).await?;
             done.send_replace(true);
             Ok::<_, anyhow::Error>(())
@@ -144,9 +144,9 @@ impl Life<'_> {
     /// pods must remain.
     async fn install_again(&self, rolled: &BTreeSet<String>) -> Result<()> {
         let watched = format!("watchNamespaces={{{}}}", self.scene.namespace());
-        self.release("install", &["--set", "image.tag=next", "--set", TEAM, "--set", &watched]).await?;
+        self.release("install", &["--set", &image(PRESENT), "--set", TEAM, "--set", &watched]).await?;
         self.helm.run(&["test", DEPLOYMENT, "--timeout", "2m"]).await?;
-        wait_operator_works(self.scene, "next").await?;
+        wait_operator_works(self.scene, PRESENT).await?;
         self.check_identity().await?;
         ensure!(pods(self.scene).await? == *rolled, "the new release replaced pods; before: {rolled:?}");
         self.web.wait_condition("Ready", "True", SOON).await?;
@@ -173,7 +173,7 @@ impl Life<'_> {
         let late = self.scene.apply("late", SPEC).await?;
         late.onion_address().await?;
         // If the operator watches the other namespace, it has seen the older object there by now.
-        wait_operator_works(self.scene, "next").await?;
+        wait_operator_works(self.scene, PRESENT).await?;
         let path = "jsonpath={.status.conditions[*].reason}";
         let reasons = kubectl.run(&format!("--namespace {other} get obs/late -o {path}")).await?;
         let children = "get secrets,configmaps,services,deployments -l onionbalance.dev/service -o name";
@@ -202,6 +202,20 @@ impl Life<'_> {
         ensure!(now == *before, "the object, address or key changed: {before}, then {now}");
         Ok(())
     }
+}
+
+/// Builds the program of an earlier commit unless it exists, and loads its image. Returns the path
+/// of the commit's chart.
+async fn earlier(scene: &Scene) -> Result<String> {
+    let script = source_tree().join("e2e/setup/earlier.sh").display().to_string();
+    let folder = PathBuf::from(output(&mut command(&script, [] as [&str; 0])).await?.trim());
+    Cluster::open(scene.state())?.load_image(&folder.join("onionbalance-operator.tar")).await?;
+    Ok(folder.join("chart").display().to_string())
+}
+
+/// Returns the Helm value that selects an image by its tag.
+fn image(tag: &str) -> String {
+    format!("image.tag={tag}")
 }
 
 /// Runs `helm install` or `helm upgrade` with a chart, configured for the test's Tor network.
@@ -281,15 +295,14 @@ async fn wait_operator_works(scene: &Scene, tag: &str) -> Result<()> {
     Ok(())
 }
 
-/// Waits until every pod of the service runs the image with the tag `next` and the service is
-/// published.
+/// Waits until every pod of the service runs the image of this tree and the service is published.
 async fn rolled_out(scene: &Scene, web: &Service) -> Result<()> {
     for (component, container) in [("backend", "agent"), ("frontend", "publisher")] {
         let path = format!("jsonpath={{.spec.template.spec.containers[?(@.name==\"{container}\")].image}}");
         scene
-            .wait(&format!("the {component} Deployment has the next image"), SOON, async || {
+            .wait(&format!("the {component} Deployment has the image of this tree"), SOON, async || {
                 let image = scene.run(&format!("get deployment/web-{component} -o {path}")).await?;
-                Ok(if image == format!("{IMAGE}:next") { Ok(()) } else { Err(image) })
+                Ok(if image == format!("{IMAGE}:{PRESENT}") { Ok(()) } else { Err(image) })
             })
             .await?;
         scene.run(&format!("rollout status deployment/web-{component} --timeout=180s")).await?;
