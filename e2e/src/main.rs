@@ -59,12 +59,12 @@ enum Command {
     /// its limit
     ///
     /// Real tor clients send requests to a service with three backends and, for comparison, to a
-    /// plain onion service. The rate is fixed: four requests a second to each service, one in three
-    /// from a client that has no descriptor yet. Python's stem reads the descriptors that each
-    /// HSDir holds. Each fault takes two to four minutes and prints lines of `figure <fault>_<what>
-    /// <value> <unit>`. Every failed, cut and slow request to our service counts. The figures of
-    /// the plain onion service begin with `plain_`. Everything stays up afterwards; `e2e down`
-    /// stops it.
+    /// plain onion service. The rate is fixed: four requests a second to each service (one or less
+    /// during long faults), one in three from a client that has no descriptor yet. Python's stem
+    /// reads the descriptors that each HSDir holds. Most faults take about four minutes; `--list`
+    /// says which ones take longer. Each prints lines of `figure <fault>_<what> <value> <unit>`.
+    /// Every failed, cut and slow request to our service counts. The figures of the plain onion
+    /// service begin with `plain_`. Everything stays up afterwards; `e2e down` stops it.
     Chaos {
         /// Inject only these faults, separated by commas
         #[arg(long, value_delimiter = ',', value_name = "FAULT")]

@@ -38,6 +38,12 @@ pub trait Fault {
         0.0
     }
 
+    /// Returns true if HSDirs fail for so long that the publisher lets them rest, possibly for
+    /// longer than the run. New frontends then take over before the next fault.
+    fn tires_hsdirs(&self) -> bool {
+        false
+    }
+
     /// Injects the fault while the load continues.
     fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<ActiveFault<'a>>>;
 

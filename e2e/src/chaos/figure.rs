@@ -15,9 +15,10 @@ pub struct Figure {
 }
 
 impl Figure {
-    /// Creates a figure.
+    /// Creates a figure. The value is rounded to one decimal, so that a limit judges what the
+    /// reader sees.
     pub fn new(what: impl Into<String>, value: f64, unit: &str) -> Self {
-        Self { what: what.into(), value, unit: unit.to_owned() }
+        Self { what: what.into(), value: (value * 10.0).round() / 10.0, unit: unit.to_owned() }
     }
 
     /// Creates a figure from a duration.

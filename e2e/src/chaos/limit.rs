@@ -25,8 +25,9 @@ pub enum Bound {
     /// At most as many as the plain onion service had in the same run, plus this percentage, as for
     /// [`Self::Share`]. Only for faults that break the Tor network itself, which both services use.
     AbovePlain(f64),
-    /// At most this multiple of what the plain onion service had in the same run.
-    TimesPlain(f64),
+    /// At most this multiple of what the plain onion service had in the same run, or this number if
+    /// the multiple is smaller.
+    TimesPlain(f64, f64),
 }
 
 /// A limit that a figure of a run must meet.
@@ -73,7 +74,7 @@ impl Limit {
                 Bound::AtLeast(least) => value >= least,
                 Bound::Share(percent) => value <= allowed(percent)?,
                 Bound::AbovePlain(percent) => value <= plain()? + allowed(percent)?,
-                Bound::TimesPlain(factor) => value <= plain()? * factor,
+                Bound::TimesPlain(factor, least) => value <= least.max(plain()? * factor),
             })
         };
         value(self.what).and_then(holds).unwrap_or(false)
@@ -89,7 +90,7 @@ impl fmt::Display for Bound {
             Self::AtLeast(least) => write!(f, "at least {least}"),
             Self::Share(percent) => write!(f, "at most {percent}%"),
             Self::AbovePlain(percent) => write!(f, "at most plain + {percent}%"),
-            Self::TimesPlain(factor) => write!(f, "at most {factor} × plain"),
+            Self::TimesPlain(factor, least) => write!(f, "at most {factor} × plain, or {least}"),
         }
     }
 }
@@ -158,9 +159,10 @@ mod tests {
     }
 
     #[test]
-    fn a_multiple_of_nothing_is_nothing() {
-        assert!(holds(Bound::TimesPlain(1.5), 30, 20) && !holds(Bound::TimesPlain(1.5), 31, 20));
-        assert!(holds(Bound::TimesPlain(1.5), 0, 0) && !holds(Bound::TimesPlain(1.5), 1, 0));
+    fn a_multiple_of_a_small_number_may_be_exceeded_a_little() {
+        let bound = Bound::TimesPlain(1.5, 10.0);
+        assert!(holds(bound, 30, 20) && !holds(bound, 31, 20));
+        assert!(holds(bound, 10, 0) && !holds(bound, 11, 0));
     }
 
     #[test]

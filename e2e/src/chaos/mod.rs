@@ -26,6 +26,7 @@ pub mod plain;
 pub mod pods;
 pub mod record;
 pub mod request;
+mod restore;
 pub mod run;
 pub mod stage;
 pub mod table;
@@ -82,14 +83,19 @@ pub async fn run(state: &State, faults: &[Box<dyn Fault>], namespace: &str, file
     let cluster = Cluster::open(state)?;
     let names: Vec<_> = faults.iter().map(|fault| fault.name()).collect();
     let mut record = Record::begin(&cluster, &names).await?;
+    let write = |record: &Record| {
+        let Some(file) = file else { return Ok(()) };
+        std::fs::write(file, record.to_string()).with_context(|| format!("could not write {}", file.display()))
+    };
+    // A file that cannot be written should not show only after the first fault.
+    write(&record)?;
     let kubectl = cluster.kubectl();
     make_namespace(&kubectl, namespace).await?;
     let needs = faults.first().map_or_else(Needs::default, |fault| fault.needs());
     let scene = Stage::set_up(state, namespace, needs, Effort::FULL).await?;
     let (judged, broken) = inject(&scene, faults, |results| {
         record.results.push(results.clone());
-        let Some(file) = file else { return Ok(()) };
-        std::fs::write(file, record.to_string()).with_context(|| format!("could not write {}", file.display()))
+        write(&record)
     })
     .await?;
     println!("\n{}\n", rows(&judged));
@@ -113,11 +119,17 @@ pub async fn inject(
                 print!("{}", run.results);
                 measured(&run.results)?;
                 judged.push(run);
+                if fault.tires_hsdirs() {
+                    step("new frontends", stage.replace_frontends()).await?;
+                }
             }
             // The remaining faults can still be measured.
             Err(error) => {
                 say(&format!("{}: {error:#}", fault.name()));
                 broken.push(fault.name());
+                if let Err(error) = step("restore the stage", Box::pin(stage.restore())).await {
+                    say(&format!("could not restore the stage: {error:#}"));
+                }
             }
         }
     }

@@ -48,13 +48,16 @@ const NEVER: f64 = f64::INFINITY;
 
 impl Observed {
     /// Returns the number of HSDirs from which the judge got a descriptor after the fault: first of
-    /// the period that clients use, then of the other period.
+    /// a period that clients used, then of another period. A run that spans several periods counts
+    /// the one with the most HSDirs, because the judge may see the last one only for a moment.
     fn hsdirs(&self) -> [Figure; 2] {
         [("hsdirs", true), ("other_hsdirs", false)].map(|(what, of_clients)| {
             let hold = self.answers.iter().filter(|answer| answer.of_clients == of_clients);
-            let hsdirs: BTreeSet<_> =
-                hold.filter(|answer| answer.descriptor.is_some()).map(|answer| &answer.place).collect();
-            Figure::count(what, hsdirs.len(), "HSDirs")
+            let mut hsdirs: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+            for place in hold.filter(|answer| answer.descriptor.is_some()).map(|answer| &answer.place) {
+                hsdirs.entry(&place.blinded_key).or_default().insert(&place.hsdir);
+            }
+            Figure::count(what, hsdirs.values().map(BTreeSet::len).max().unwrap_or_default(), "HSDirs")
         })
     }
 
@@ -207,6 +210,14 @@ mod tests {
             requests: Requests::new(Vec::new(), at),
             load: 0.0,
         }
+    }
+
+    #[test]
+    fn the_hsdirs_of_each_period_are_counted_apart() {
+        let at = Instant::now();
+        let mut seen = seen(at, [(1, "k", 1, "p"), (2, "k", 1, "p"), (3, "next", 1, "p")]);
+        seen.answers[1].place.hsdir = "b".to_owned();
+        assert_eq!(seen.hsdirs().map(|figure| figure.shown()), ["2", "0"]);
     }
 
     #[test]

@@ -164,6 +164,14 @@ impl Stage {
         self.run(&format!("patch obs/{NAME} --type=merge --patch={patch}")).await.map(drop)
     }
 
+    /// Sets further settings of the port (JSON that begins with a comma, or nothing) and the limits
+    /// of circuits (JSON). Both without spaces.
+    pub async fn set_port(&self, settings: &str, limits: &str) -> Result<()> {
+        let ports = format!(r#"[{{"port":80,"target":{{"address":"{}"}}{settings}}}]"#, self.target());
+        let patch = format!(r#"{{"spec":{{"ports":{ports},"backends":{{"circuitLimits":{limits}}}}}}}"#);
+        self.run(&format!("patch obs/{NAME} --type=merge --patch={patch}")).await.map(drop)
+    }
+
     /// Returns the plain onion service.
     pub fn plain(&self) -> &PlainService {
         &self.plain

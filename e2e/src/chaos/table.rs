@@ -18,6 +18,8 @@ use crate::state::source_tree;
 const MARKERS: [&str; 2] = ["<!-- The table of `e2e chaos --table` begins. -->", "<!-- The table ends. -->"];
 /// The figures that have columns of their own.
 const COLUMNS: [&str; 4] = ["requests", "failed", "cut", "slow"];
+/// The figures without a limit that the table shows if they were measured.
+const INFORMATIVE: [&str; 5] = ["guards_connected", "unlimited_failed", "fresh_slow", "cached_slow", "load"];
 
 /// Replaces the table in `docs/reliability.md`. Without a record, the table has only the limits.
 /// Returns the path of the page.
@@ -49,8 +51,8 @@ fn replaced(page: &str, table: &str) -> Result<String> {
 /// Returns the table, with one row for each fault.
 fn render(record: Option<&Record>) -> String {
     let mut text = String::new();
-    if let Some(record) = record {
-        let origin = format!("Measured on {} with `{}`: {}.", record.date, record.command, record.machine);
+    for run in record.iter().flat_map(|record| &record.runs) {
+        let origin = format!("Measured on {} with `{}`: {}.", run.date, run.command, run.machine);
         let _ = write!(text, "\n{}\n", wrapped(&origin));
     }
     let plain = if record.is_some() { " plain service: `failed`, `cut`, `slow` |" } else { "" };
@@ -96,14 +98,15 @@ fn row(fault: &dyn Fault, record: Option<&Record>) -> String {
         .map(|limit| format!("`{}` {}", limit.what, cell(limit.what, Some(limit), record.is_some(), results)))
         .collect();
     if let Some(results) = results {
-        let informative = ["fresh_slow", "cached_slow", "load"].map(|what| (what, results.get(what)));
-        others.extend(informative.map(|(what, figure)| format!("`{what}` {}", shown(figure))));
+        let informative = INFORMATIVE.iter().filter_map(|what| results.get(what));
+        others.extend(informative.map(|figure| format!("`{}` {}", figure.what, shown(Some(figure)))));
     }
     let _ = writeln!(row, " {} |", others.join("; "));
     row
 }
 
-/// Returns a figure and its limit. If nothing was measured at all, returns only the limit.
+/// Returns a figure and its limit, and the figure of the plain onion service unless a column shows
+/// it. If nothing was measured at all, returns only the limit.
 fn cell(what: &str, limit: Option<&Limit>, measured: bool, results: Option<&Results>) -> String {
     let unit = if what.ends_with("_s") { " s" } else { "" };
     let bound = limit.map(|limit| format!("{}{unit}", limit.bound)).unwrap_or_default();
@@ -112,7 +115,9 @@ fn cell(what: &str, limit: Option<&Limit>, measured: bool, results: Option<&Resu
     }
     let missed = limit.is_some_and(|limit| results.is_some_and(|results| !limit.holds(results)));
     let verdict = if missed { ", **missed**" } else { "" };
-    format!("{} ({bound}{verdict})", shown(results.and_then(|results| results.get(what))))
+    let plain = results.and_then(|results| results.get(&format!("plain_{what}")));
+    let plain = plain.filter(|_| !COLUMNS.contains(&what)).map(|plain| format!("; plain {}", shown(Some(plain))));
+    format!("{} ({bound}{verdict}{})", shown(results.and_then(|results| results.get(what))), plain.unwrap_or_default())
 }
 
 fn shown(figure: Option<&Figure>) -> String {
@@ -134,7 +139,7 @@ mod tests {
          figure backend_tor_kill_requests 300 requests\nfigure backend_tor_kill_failed 1 requests\n\
          figure backend_tor_kill_cut 0 requests\nfigure backend_tor_kill_slow 4 requests\n\
          figure backend_tor_kill_plain_failed 2 requests\nfigure backend_tor_kill_plain_cut 0 requests\n\
-         figure backend_tor_kill_plain_slow 3 requests\nfigure backend_tor_kill_gone_s 3.2 s\n\
+         figure backend_tor_kill_plain_slow 3 requests\nfigure backend_tor_kill_gone_s 3.2 s\nfigure backend_tor_kill_plain_gone_s 4 s\n\
          figure backend_tor_kill_hsdirs 8 HSDirs\nfigure backend_tor_kill_other_hsdirs 7 HSDirs\nfigure backend_tor_kill_fresh_slow 1 requests\n\
          figure backend_tor_kill_false_alarms 0 alarms\nfigure backend_tor_kill_cached_slow 3 requests\nfigure backend_tor_kill_load 2.5\n";
 
@@ -166,7 +171,7 @@ mod tests {
                 "0 (at most 0)",
                 "4 (at most 1%, **missed**)",
                 "2, 0, 3",
-                "`false_alarms` 0 (at most 0); `hsdirs` 8 (at least 8); `other_hsdirs` 7 (at least 8, **missed**); `gone_s` 3.2 s (at most 10 s); `fresh_slow` 1; `cached_slow` 3; `load` 2.5",
+                "`false_alarms` 0 (at most 0); `hsdirs` 8 (at least 8); `other_hsdirs` 7 (at least 8, **missed**); `gone_s` 3.2 s (at most 10 s; plain 4 s); `fresh_slow` 1; `cached_slow` 3; `load` 2.5",
                 ""
             ]
         );

@@ -17,6 +17,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use futures::future::try_join_all;
 use k8s_openapi::jiff::Timestamp;
+use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
 
 pub use self::tor::{Tor, make_private_dir};
@@ -195,6 +196,11 @@ impl TorNetwork {
             self.up().await?;
         }
         Ok(())
+    }
+
+    /// Resumes every relay that is stopped by a signal.
+    pub fn thaw(&self) -> Result<()> {
+        self.nodes.iter().try_for_each(|node| self.processes.signal(&process_name(&node.name), Signal::CONT))
     }
 
     /// Sends a command to the control socket of every relay, authorities included.

@@ -124,9 +124,7 @@ async fn take_client(stage: &Stage) -> Result<ResettableClient> {
 /// new.
 async fn set_limits(stage: &Stage, limits: &str, port: &str) -> Result<()> {
     let before: BTreeSet<String> = stage.service.backends().await?.into_iter().map(|backend| backend.uid).collect();
-    let ports = format!(r#"[{{"port":80,"target":{{"address":"{}"}}{port}}}]"#, stage.target());
-    let patch = format!(r#"{{"spec":{{"ports":{ports},"backends":{{"circuitLimits":{limits}}}}}}}"#);
-    stage.run(&format!("patch obs/web --type=merge --patch={patch}")).await?;
+    stage.set_port(port, limits).await?;
     until("all backends are new", ROLLOUT, async || {
         let now = stage.service.backends().await?;
         let new = now.iter().filter(|backend| !before.contains(&backend.uid)).count();

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use crate::chaos::fault::{ActiveFault, Fault, Findings};
 use crate::chaos::figure::Figure;
 use crate::chaos::limit::{Bound, Limit, shares};
+use crate::chaos::needs::Needs;
 use crate::chaos::observed::Observed;
 use crate::chaos::pods::WayToApp;
 use crate::chaos::stage::Stage;
@@ -40,6 +41,11 @@ impl Fault for AppCut {
 
     fn about(&self) -> &'static str {
         "the node drops the packets from a backend to the app for a minute"
+    }
+
+    fn needs(&self) -> Needs {
+        // The backend returns after the minute.
+        Needs { quiet: Some(Duration::from_secs(30)), ..Needs::default() }
     }
 
     fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<ActiveFault<'a>>> {

@@ -91,7 +91,14 @@ impl Fault for FrontendFault {
     }
 
     fn needs(&self) -> Needs {
-        Needs { frontends: if self.has_standby() { 2 } else { 1 }, ..Needs::default() }
+        let longer = match self {
+            Self::Kill | Self::PublisherKill | Self::TorKill => 0,
+            // The old leader is watched for some time.
+            Self::Freeze | Self::LinkCut | Self::PublisherFreeze => 25,
+            Self::TorFreeze => 75,
+        };
+        let quiet = Some(Duration::from_secs(longer));
+        Needs { frontends: if self.has_standby() { 2 } else { 1 }, quiet, ..Needs::default() }
     }
 
     fn strike<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<ActiveFault<'a>>> {

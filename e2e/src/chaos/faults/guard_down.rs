@@ -38,8 +38,9 @@ const AWAY: Duration = Duration::from_secs(90);
 const RETURNED: Duration = Duration::from_secs(13 * 60);
 /// The interval at which all tors are asked.
 const SAMPLED: Duration = Duration::from_secs(1);
-/// The maximum time until all busy pods and the plain service each use one guard.
-const SETTLED: Duration = Duration::from_secs(120);
+/// The maximum time until all busy pods and the plain service each use one guard. After an earlier
+/// fault that restarted relays, tor tries the first guard again only ten minutes later.
+const SETTLED: Duration = Duration::from_secs(12 * 60);
 /// The interval between requests. One request per second results in about 800 requests.
 const EVERY: Duration = Duration::from_secs(1);
 
