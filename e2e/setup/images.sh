@@ -53,6 +53,7 @@ debian() {
     : >"$work/status"
     mkdir -p "$work/archives/partial"
     if [ "$DEBIAN" = "$NATIVE" ]; then
+        renew_lists
         apt_options=(-o "Dir::State::status=$work/status")
     else
         name=$DEBIAN-$name

@@ -40,13 +40,40 @@ step() {
     fi
 }
 
+# update_lists [OPTION…]: downloads the system's package lists. apt-get has no option that waits for
+# their lock, which another apt may hold on a fresh machine. So this function tries again for ten
+# minutes.
+update_lists() {
+    local output end=$((SECONDS + 600))
+    until output=$(LC_ALL=C apt-get "$@" update 2>&1); do
+        echo "$output"
+        [[ $output = *"Could not get lock"* ]] && [ "$SECONDS" -lt "$end" ] || return 1
+        sleep 5
+    done
+    echo "$output"
+    touch "$OB_CACHE/package-lists"
+}
+
+# renew_lists: downloads the system's package lists if our scripts have not done so for a day. Old
+# lists name packages that Debian's servers no longer have. Only root may write the lists.
+renew_lists() {
+    local stamp=$OB_CACHE/package-lists
+    [ "$(id -u)" = 0 ] && [ -z "$(find "$stamp" -mtime -1 2>/dev/null)" ] || return 0
+    # A machine without a network tries only once a day.
+    touch "$stamp"
+    # Unlike other commands of steps, update_lists needs no `set -e`.
+    (step "renew the package lists" update_lists -o APT::Update::Error-Mode=any) ||
+        say "could not renew the package lists; if a package cannot be downloaded, run apt-get update and try again"
+}
+
 # private_apt FOLDER TYPE SUITE: sets up an apt in the folder that reads only the given suite of Debian,
 # whichever release this machine runs, and leaves the system's apt unchanged. TYPE is deb or deb-src.
 # Sets the array apt_options.
 private_apt() {
     local folder=$1 type=$2 suite=$3 site
+    # Under pipefail, grep would end the script if nothing matched, and head could end apt-get.
     site=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Component: main' 'Origin: Debian' |
-        grep -v security | head -n 1)
+        awk '!/security/ && !found++')
     [ -n "$site" ] || fail "this machine's apt sources contain no Debian repository; add one and run apt-get update"
     rm -rf "$folder"
     mkdir -p "$folder/state/lists/partial" "$folder/cache/archives/partial"
