@@ -12,7 +12,14 @@ namespaces=(--net)
 # Only root may create a network namespace. Within a user namespace, every user is root.
 [ "$(id -u)" = 0 ] || namespaces+=(--map-root-user)
 dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
+# Ends the tests that are still running, for example after Ctrl-C.
+end() {
+    local group
+    for group in $(jobs -p); do kill -- "-$group" 2>/dev/null || true; done
+    wait
+    rm -rf "$dir"
+}
+trap end EXIT
 
 # The number of seconds that each test took when it last passed.
 times=$OB_CACHE/test-times
@@ -45,7 +52,10 @@ done
 code=0
 while read -r _ program test; do
     while [ "$(jobs -rp | wc -l)" -ge "$at_once" ]; do wait -n || code=$?; done
+    # Each test has a process group, so that the whole test can be ended.
+    set -m
     one "$program" "$test" </dev/null &
+    set +m
 done < <(printf %s "$queue" | sort --stable --key=1,1nr)
 while [ -n "$(jobs -p)" ]; do wait -n || code=$?; done
 exit "$code"

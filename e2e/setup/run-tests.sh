@@ -12,6 +12,8 @@ ahead=
 # The output and the exit codes of the groups that have run ahead of their turn.
 results=$(mktemp -d)
 trap 'rm -rf "$log" "$results"; [ -z "$ahead" ] || kill -- "-$ahead" 2>/dev/null || true' EXIT
+# After Ctrl-C, no further group begins.
+trap 'exit 130' INT
 broken=()
 times=()
 
@@ -22,7 +24,8 @@ group() {
     shift
     say "tests: $name"
     before=$(failures)
-    "$@" 2>&1 | tee -a "$log" || code=$?
+    # With -i, tee outlives Ctrl-C, so that a group can still stop what it has started.
+    "$@" 2>&1 | tee -i -a "$log" || code=$?
     after=$(failures)
     [ "$code" = 0 ] || [ "$after" -gt "$before" ] || broken+=("$name")
     times+=("$name $((SECONDS - start)) s")
@@ -105,7 +108,8 @@ done_ahead() {
     cat "$results/$1.log"
     return "$(cat "$results/$1.code")"
 }
-down() { cargo run --locked --quiet --package onionbalance-e2e -- down; }
+# Builds like with_programs, so that cargo builds no dependency again.
+down() { cargo build --locked --quiet --workspace --bins && "${CARGO_TARGET_DIR:-target}/debug/e2e" down; }
 # Builds all programs first, because cargo builds only those of a test's own package.
 with_programs() { cargo build --locked --workspace --bins && cargo test --locked --workspace --no-fail-fast "$@"; }
 
