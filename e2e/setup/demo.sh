@@ -29,6 +29,8 @@ part() {
 parallel() { make --no-print-directory --jobs=$# "$@"; }
 
 has() { command -v "$1" >/dev/null; }
+# Debian's python3 alone cannot make the environment in which Helm is installed.
+has_venv() { python3 -c 'import ensurepip, venv' 2>/dev/null; }
 
 # A mistake in the context's name must not show only after the builds.
 check_context() {
@@ -53,7 +55,7 @@ cluster_that_runs() {
     [ -z "$IMAGES" ] || options+=(--images "$IMAGES")
     [ -z "$KEEP" ] || options+=(--keep)
     # A machine that builds no images need not run Debian.
-    if [ -n "$IMAGES" ] && has tor && has kubectl && has python3 && has cc; then
+    if [ -n "$IMAGES" ] && has tor && has kubectl && has_venv && has cc; then
         part 1 "cargo's downloads" parallel crates
     else
         part 1 "Debian packages, and cargo's downloads" parallel client-packages crates

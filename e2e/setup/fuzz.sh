@@ -16,6 +16,8 @@ export PATH=$TOOLS/bin:$PATH
 export CARGO_TARGET_DIR=${OB_FUZZ_TARGET_DIR:-$OB_CACHE/fuzz-target}
 
 install_fuzz() {
+    exec 9>"$OB_CACHE/cargo-fuzz.lock"
+    flock 9
     cargo install --locked --root "$TOOLS" --target-dir "$OB_CACHE/cargo-fuzz-target" "cargo-fuzz@$CARGO_FUZZ"
     rm -rf "$OB_CACHE/cargo-fuzz-target"
 }
