@@ -145,6 +145,8 @@ build() {
     # dpkg-deb sets no file's time to a later one than SOURCE_DATE_EPOCH, but keeps earlier ones.
     find "$root" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
     mkdir -p "$FOLDER"
+    # A package of an earlier version would match the same pattern.
+    rm -f "$FOLDER/${NAME}"_*_"$(architecture "$PROGRAMS/onionbalance").deb"
     dpkg-deb --root-owner-group -Zxz --build "$root" "$FOLDER/"
 }
 
