@@ -16,15 +16,15 @@ demo: ## Start a local cluster and Tor network, and a service with three backend
 	@CLUSTER="$(CONTEXT)" IMAGES="$(IMAGES)" KEEP="$(KEEP)" $(SETUP)/demo.sh
 
 .PHONY: demo-down
-demo-down: ## Remove everything that `make demo` created; name your cluster again with CLUSTER=
+demo-down: ## Stop the demo and remove its state (not the packages, caches and builds); name your cluster again with CLUSTER=
 	@cargo build --locked --workspace --quiet --bin e2e && $(TARGET)/debug/e2e down $(if $(CONTEXT),--cluster "$(CONTEXT)")
 
 .PHONY: images
-images: packages release ## Build the container images without Docker, and their SBOMs, in target/images
+images: release-packages release ## Build the container images without Docker, and their SBOMs, in target/images
 	@$(SETUP)/images.sh all $(TARGET)/release/onionbalance-operator
 
 .PHONY: docs
-docs: ## Build the documentation site in target/docs/site, and check its links
+docs: release-packages ## Build the documentation site in target/docs/site, and check its links
 	@$(SETUP)/docs.sh $(TARGET)/docs
 
 .PHONY: screenshots
@@ -44,16 +44,15 @@ pages: ## Write the manual pages and shell completions of these programs, in tar
 	cargo run --release --locked --package onionbalance-e2e --bin manual -- $(TARGET)/pages
 
 .PHONY: deb
-deb: programs pages ## Build the Debian package of the stand-alone daemon, in target/deb
+deb: release-packages programs pages ## Build the Debian package of the stand-alone daemon, in target/deb
 	@$(SETUP)/deb.sh $(TARGET)/release $(TARGET)/pages
 
 .PHONY: release-dry-run
-release-dry-run: ## Make a release and publish it to a registry on this machine (docs/releasing.md), in target/release-files
-	@$(SETUP)/packages.sh release
+release-dry-run: release-packages ## Make a release and publish it to a registry on this machine (docs/releasing.md), in target/release-files
 	@deploy/release/dry-run.sh
 
 .PHONY: test
-test: no-demo packages ## Run all tests; the last line reads "N passed, N failed"
+test: no-demo packages ## Run all tests except those of test-long; the last line reads "N passed, N failed"
 	@$(MAKE) --no-print-directory -j2 kubernetes test-build crd-server earlier
 	@SECONDS_EACH=$(or $(SECONDS_EACH),5) $(SETUP)/run-tests.sh unit chart api tor oracle artifacts e2e fuzz
 
@@ -117,19 +116,20 @@ simulate: ## Simulate 90 days of publishing with 10 seeds (docs/reliability.md);
 		--days $(or $(DAYS),90) --seeds $(or $(SEEDS),10) --figures $(TARGET)/simulate.txt
 
 .PHONY: fuzz
-fuzz: packages ## Fuzz every parser of untrusted input for a minute each; set SECONDS_EACH=3600 for an hour
+fuzz: ## Fuzz every parser of untrusted input for a minute each; set SECONDS_EACH=3600 for an hour
+	@$(SETUP)/packages.sh fuzz
 	@$(SETUP)/run-tests.sh fuzz
 
 .PHONY: bench
 bench: packages ## Benchmark speed and memory, also under a flood of connections; fails if a target is missed (docs/performance.md)
 	@$(MAKE) --no-print-directory release
 	@cargo bench --locked --quiet --package onionbalance-bench
-	@$(TARGET)/release/onionbalance-bench all --python "$$($(SETUP)/python-onionbalance.sh)"
+	@python=$$($(SETUP)/python-onionbalance.sh) && $(TARGET)/release/onionbalance-bench all --python "$$python"
 
 .PHONY: scale-test
 scale-test: packages ## Benchmark the operator with 500 objects on a real API server; fails if a target is missed
 	@$(MAKE) --no-print-directory -j2 kubernetes release
-	@$(TARGET)/release/onionbalance-bench scale --programs "$$($(SETUP)/kubernetes.sh)"
+	@programs=$$($(SETUP)/kubernetes.sh) && $(TARGET)/release/onionbalance-bench scale --programs "$$programs"
 
 .PHONY: generate
 generate: ## Regenerate crds/, docs/reference.md, the table of docs/reliability.md and the chart's copies
@@ -142,12 +142,14 @@ generate: ## Regenerate crds/, docs/reference.md, the table of docs/reliability.
 	sed -n '/^kind: ClusterRole$$/,/^---$$/{ /^rules:$$/,/^---$$/{ /^rules:$$/d; /^---$$/d; p } }' deploy/rbac.yaml >$(CHART)/files/rules.yaml
 
 # Prerequisites of the targets above.
-.PHONY: no-demo packages kubernetes crd-server earlier release test-build demo-packages client-packages crates demo-programs demo-images
-DEMO := $(or $(XDG_STATE_HOME),$(HOME)/.local/state)/onionbalance-operator/e2e
+.PHONY: no-demo packages release-packages kubernetes crd-server earlier release test-build demo-packages client-packages crates demo-programs demo-images
+DEMO := $(or $(OB_E2E_DIR),$(or $(XDG_STATE_HOME),$(HOME)/.local/state)/onionbalance-operator/e2e)
 no-demo:
 	@! test -e $(DEMO)/node/connected || { echo "the demo is running, and a machine can host only one node: run 'make demo-down' first" >&2; exit 1; }
 packages:
 	@$(SETUP)/packages.sh cluster
+release-packages:
+	@$(SETUP)/packages.sh release
 demo-packages:
 	@$(SETUP)/packages.sh demo
 client-packages:
