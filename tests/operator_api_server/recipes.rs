@@ -10,7 +10,6 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{DeleteParams, ListParams, PostParams};
-use kube::core::ObjectMeta;
 use onionbalance_operator::crd::OnionBalancedService;
 use onionbalance_operator::onion::MasterKey;
 use rand::SeedableRng as _;
@@ -116,20 +115,13 @@ fn key(seed: u64) -> MasterKey {
     MasterKey::generate(&mut StdRng::seed_from_u64(seed))
 }
 
-async fn create_secret(scene: &Scene, metadata: ObjectMeta, kind: Option<&str>, data: &[(&str, &[u8])]) {
+async fn create_secret(scene: &Scene, metadata: Value, kind: Option<&str>, data: &[(&str, &[u8])]) {
+    let metadata = serde_json::from_value(metadata).unwrap();
     let entries = data.iter().map(|(name, bytes)| ((*name).to_owned(), ByteString(bytes.to_vec())));
     let data: BTreeMap<_, _> = entries.collect();
     let type_ = kind.map(ToOwned::to_owned);
     let secret = Secret { metadata, type_, data: Some(data), ..Secret::default() };
     scene.api().create(&PostParams::default(), &secret).await.unwrap();
-}
-
-/// Returns the metadata of a Secret that another operator has created. An object of that operator
-/// owns the Secret, so the Secret is deleted with it.
-fn metadata(name: &str, api_version: &str, kind: &str, labels: Value) -> ObjectMeta {
-    let owner = json!({"apiVersion": api_version, "kind": kind, "name": "example", "uid": "b6a2", "controller": true,
-        "blockOwnerDeletion": true});
-    serde_json::from_value(json!({"name": name, "labels": labels, "ownerReferences": [owner]})).unwrap()
 }
 
 /// Checks that the Secret `web-master-key` holds the given key and has no owner, and that the
@@ -309,7 +301,18 @@ async fn imports_a_key_from_python_onionbalance() {
     scene.end().await;
 }
 
-/// The Secret has all the fields that tor-controller v0.10 sets: type, entries and owner.
+/// The Secret has exactly the fields that tor-controller 0.10.0 (commit f60092b) sets: name, owner,
+/// type and five entries, but no labels and no annotations. In its source,
+///
+/// - `onionbalanceSecret` in `controllers/tor/onionbalancedservice_secret.go` builds the Secret.
+///   `torOnionServiceSecret` in `onionservice_secret.go` differs only in the owner's kind.
+/// - `SecretName` in `apis/tor/v1alpha2/onionbalancedservice_util.go` names it.
+/// - `GenerateOnionV3FromKeys` in `controllers/tor/util.go` makes the entries. The two files are
+///   tor's, with their tags; `privateKey` and `publicKey` lack the tags, and `onionAddress` is the
+///   address without a newline. The API's own base64 is the only encoding.
+///
+/// The key is clamped like tor's, by `GenerateKey` in `torutil/ed25519/ed25519.go` of the library
+/// bine 0.2.0 (commit 2d69661).
 #[tokio::test(flavor = "multi_thread")]
 async fn imports_a_key_from_tor_controller() {
     let scene = Scene::start("from-controller").await;
@@ -317,7 +320,9 @@ async fn imports_a_key_from_tor_controller() {
     let key = key(1);
     let (address, secret_key, public_key) =
         (key.address().to_string(), key.to_tor_secret_key_file(), key.to_tor_public_key_file());
-    let owned = metadata("example-tor-secret", "tor.k8s.torproject.org/v1alpha2", "OnionBalancedService", Value::Null);
+    let owner = json!({"apiVersion": "tor.k8s.torproject.org/v1alpha2", "kind": "OnionBalancedService",
+        "name": "example", "uid": "b6a2", "controller": true, "blockOwnerDeletion": true});
+    let metadata = json!({"name": "example-tor-secret", "ownerReferences": [owner]});
     let data: [(&str, &[u8]); 5] = [
         ("onionAddress", address.as_bytes()),
         ("privateKey", &secret_key[32..]),
@@ -325,7 +330,7 @@ async fn imports_a_key_from_tor_controller() {
         ("publicKey", &public_key[32..]),
         ("publicKeyFile", &public_key),
     ];
-    create_secret(&scene, owned, Some("tor.k8s.torproject.org/onion-v3"), &data).await;
+    create_secret(&scene, metadata, Some("tor.k8s.torproject.org/onion-v3"), &data).await;
     let before = scene.api::<Secret>().get("example-tor-secret").await.unwrap();
 
     user.run("From tor-controller", 0).await;
@@ -340,8 +345,23 @@ async fn imports_a_key_from_tor_controller() {
     scene.end().await;
 }
 
-/// The Secret has all the fields that tor-operator sets. tor-operator's library reduces the scalar
-/// modulo the group order, whereas tor clamps it.
+/// The Secret has exactly the fields that tor-operator 1.0.14 (commit e4cf622) sets for an
+/// `OnionKey` with `autoGenerate`: name, labels, owner and three entries, but no type and no
+/// annotations. In its source,
+///
+/// - `generate_secret` in `src/onion_key.rs` builds the Secret. The name is `spec.secret.name`; the
+///   README's example has the one below.
+/// - `try_labels` in `src/kubernetes/object.rs` makes the labels. The last two are the owner's UID,
+///   `part-of` only if the owner has no such label. `spec.secret` can add labels and annotations.
+/// - `try_owner_reference` in the same file makes the owner. It uses `controller_owner_ref` of kube
+///   4.0.0, which does not set `blockOwnerDeletion`.
+/// - `src/tor/hidden_service_secret_key.rs`, `hidden_service_public_key.rs` and `hostname.rs` make
+///   the entries: tor's files with their tags, and the address without a newline. The API's own
+///   base64 is the only encoding.
+/// - `ExpandedSecretKey::generate` in `src/tor/expanded_secret_key.rs` makes the key. The library
+///   ed25519-dalek 3.0.0 clamps the scalar as tor does, but then reduces it modulo the group order.
+///
+/// Without `autoGenerate`, the user has created the Secret from tor's three files.
 #[tokio::test(flavor = "multi_thread")]
 async fn imports_a_key_from_tor_operator() {
     let scene = Scene::start("from-operator").await;
@@ -352,15 +372,18 @@ async fn imports_a_key_from_tor_operator() {
     let reduced = MasterKey::from_tor_secret_key_file(&secret_key).unwrap();
     assert_eq!(reduced.address(), key(2).address());
     let labels = json!({"app.kubernetes.io/component": "onion-key", "app.kubernetes.io/instance": "example",
-        "app.kubernetes.io/managed-by": "tor-operator", "app.kubernetes.io/name": "tor"});
-    let owned = metadata("tor-ingress-example", "tor.agabani.co.uk/v1", "OnionKey", labels);
+        "app.kubernetes.io/managed-by": "tor-operator", "app.kubernetes.io/name": "tor",
+        "tor.agabani.co.uk/owned-by": "b6a2", "tor.agabani.co.uk/part-of": "b6a2"});
+    let owner = json!({"apiVersion": "tor.agabani.co.uk/v1", "kind": "OnionKey", "name": "example", "uid": "b6a2",
+        "controller": true});
+    let metadata = json!({"name": "tor-ingress-example", "labels": labels, "ownerReferences": [owner]});
     let (address, public_key) = (reduced.address().to_string(), reduced.to_tor_public_key_file());
     let data: [(&str, &[u8]); 3] = [
         ("hostname", address.as_bytes()),
         ("hs_ed25519_public_key", &public_key),
         ("hs_ed25519_secret_key", &secret_key),
     ];
-    create_secret(&scene, owned, None, &data).await;
+    create_secret(&scene, metadata, None, &data).await;
     let before = scene.api::<Secret>().get("tor-ingress-example").await.unwrap();
 
     user.run("From tor-operator", 0).await;
