@@ -58,13 +58,15 @@ async fn the_quick_start_commands_work_as_documented() -> Result<()> {
     .await
 }
 
-/// Replaces everything in the page that differs on this cluster: the image registry, the Tor
-/// network, the Tor client, and the web app.
+/// Replaces everything in the page that differs on this cluster: the image registry, the tags of
+/// the images, the Tor network, the Tor client, and the web app.
 fn on_this_cluster(page: &str, scene: &Scene, socks: &str) -> Result<String> {
     let network = format!("--create-namespace --set-file torExtraConfig={}", tor_network_file(scene)?.display());
     let mut page = page.to_owned();
     for (documented, here) in [
         ("registry.example.org/", "localhost/"),
+        ("image.tag=0.1.0", "image.tag=dev"),
+        ("tor.image.tag=0.4.8", "tor.image.tag=dev"),
         ("--create-namespace", &network),
         ("docker.io/nginxinc/nginx-unprivileged", "localhost/onionbalance-sample:dev"),
         ("127.0.0.1:9050", socks),
