@@ -4,7 +4,7 @@
 # "N caught, N survived".
 #   run.sh [NAME…]           without names, runs all mutants; NAME is a file name without .patch
 #   JOBS=2                   the number of mutants at a time; the default is the number of processors
-#   SECONDS_EACH=300         the longest time that a mutant's tests may take
+#   SECONDS_EACH=120         the longest time that a mutant's tests may take
 #   OB_MUTANTS_TARGET_DIR    the folder for the copies and their builds; the default is target/mutants
 #
 # A patch begins with a header. Each test that the header names must fail:
@@ -13,7 +13,7 @@
 . "$(dirname "$0")/../../e2e/setup/lib.sh"
 cd "$(dirname "$0")/../.."
 
-SECONDS_EACH=${SECONDS_EACH:-300}
+SECONDS_EACH=${SECONDS_EACH:-120}
 # A build that takes longer than this hangs.
 BUILD_SECONDS=3600
 JOBS=${JOBS:-$(nproc)}
@@ -162,6 +162,8 @@ judge() {
 several() {
     local job name count=0 code=0 running=()
     local -A share=()
+    # The last line must not count the mutants of an earlier run.
+    rm -f "$target"/logs/job*
     for name in "${names[@]}"; do
         job=$((count++ % JOBS))
         ! header "$name" Test | grep -q '^tor ' || job=0
