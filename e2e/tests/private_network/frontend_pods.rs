@@ -1,6 +1,8 @@
 //! Frontends that use a real API server. Each has its own tor and publisher, as a frontend pod
 //! would. The tests write the pod status in place of the kubelet.
 
+mod forwarder;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -21,6 +23,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
+pub use self::forwarder::Forwarder;
 use crate::data_plane::{DataPlane, backend_address};
 use crate::server;
 
@@ -74,7 +77,11 @@ impl Pods {
         Api::namespaced(client.clone(), &namespace).create(&PostParams::default(), &account).await?;
         let object: OnionBalancedService = serde_json::from_value(json!({
             "apiVersion": "onionbalance.dev/v1alpha1", "kind": "OnionBalancedService", "metadata": {"name": SERVICE},
-            "spec": {"ports": [{"port": 80, "target": {"address": "127.0.0.1:1"}}]},
+            "spec": {
+                "ports": [{"port": 80, "target": {"address": "127.0.0.1:1"}}],
+                // Other rules apply to a single publisher that cannot reach the API server.
+                "frontend": {"replicas": 2},
+            },
         }))?;
         Api::namespaced(client.clone(), &namespace).create(&PostParams::default(), &object).await?;
         let mut uids = Vec::new();
@@ -97,12 +104,27 @@ impl Pods {
 
     /// Starts a frontend whose publisher can reach the API server. Its pod is not Ready yet.
     pub async fn frontend(&self, name: &str) -> Result<Frontend> {
+        self.frontend_with(name, &server::kubeconfig_as(None, &self.namespace)).await
+    }
+
+    /// Starts a frontend like [`Self::frontend`], but its publisher reaches the API server only
+    /// through the returned forwarder.
+    pub async fn frontend_behind_a_forwarder(&self, name: &str) -> Result<(Frontend, Forwarder)> {
+        let mut kubeconfig = server::kubeconfig_as(None, &self.namespace);
+        let url = kubeconfig.pointer_mut("/clusters/0/cluster/server").context("the kubeconfig names no server")?;
+        let address = url.as_str().and_then(|url| url.strip_prefix("https://")).context("the server has no URL")?;
+        let forwarder = Forwarder::start(address.parse()?).await?;
+        *url = format!("https://{}", forwarder.address()).into();
+        Ok((self.frontend_with(name, &kubeconfig).await?, forwarder))
+    }
+
+    async fn frontend_with(&self, name: &str, kubeconfig: &Value) -> Result<Frontend> {
         let pod = format!("{LEASE}-{name}");
         let uid = create_pod(&self.client, &self.namespace, &pod, Component::Frontend).await?;
-        let kubeconfig = self.plane.path(&format!("kubeconfig-{name}"));
-        std::fs::write(&kubeconfig, server::kubeconfig_as(None, &self.namespace).to_string())?;
+        let file = self.plane.path(&format!("kubeconfig-{name}"));
+        std::fs::write(&file, kubeconfig.to_string())?;
         let arguments = ["--service", SERVICE, "--namespace", &self.namespace, "--pod-name", &pod];
-        let environment = [("KUBECONFIG", kubeconfig.display().to_string())];
+        let environment = [("KUBECONFIG", file.display().to_string())];
         let address = self.plane.start_leased_frontend(name, &uid, &arguments, &environment).await?;
         Ok(frontend(name, &pod, &uid, address))
     }
@@ -149,6 +171,20 @@ impl Pods {
     /// Returns the time from a moment until a process last logged the given words.
     pub fn last_logged(&self, process: &str, words: &str, since: Timestamp) -> Result<Duration> {
         self.logged(process, words, since)?.last().copied().with_context(|| format!("{process} did not log {words:?}"))
+    }
+
+    /// Waits until a process has logged the given words since a moment.
+    pub async fn until_logged(&self, process: &str, words: &str, since: Timestamp) -> Result<()> {
+        until(&format!("{process} logs {words:?}"), Duration::from_secs(60), async || {
+            let is_logged = !self.logged(process, words, since)?.is_empty();
+            Ok(if is_logged { Seen::Yes(()) } else { Seen::not_yet("it did not") })
+        })
+        .await
+    }
+
+    /// Returns the number of uploads that a frontend's publisher has begun, according to its log.
+    pub fn begun_uploads(&self, frontend: &Frontend) -> Result<usize> {
+        Ok(self.processes.logged(&frontend.publisher, "uploading hsdir=")?.len())
     }
 
     fn logged(&self, process: &str, words: &str, since: Timestamp) -> Result<Vec<Duration>> {

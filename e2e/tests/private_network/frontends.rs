@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::NETWORK;
 use crate::data_plane::UPLOADED;
-use crate::frontend_pods::{CUT_OFF, Frontend, Pods};
+use crate::frontend_pods::{CUT_OFF, Forwarder, Frontend, Pods};
 
 const BACKENDS: usize = 4;
 /// The words with which a publisher logs that it leads.
@@ -45,7 +45,7 @@ async fn one_publisher_leads_when_others_fail() -> Result<()> {
 }
 
 async fn scenario(pods: &mut Pods) -> Result<()> {
-    let first = pods.frontend("a").await?;
+    let (first, forwarder) = pods.frontend_behind_a_forwarder("a").await?;
     first.until_published(BACKENDS).await?;
     let second = pods.frontend("b").await?;
     pods.set_ready(&first).await?;
@@ -57,17 +57,15 @@ async fn scenario(pods: &mut Pods) -> Result<()> {
     };
     second.until("it is a standby and knows the backends", PATIENCE, of_standby).await?;
 
-    a_frozen_leader_is_replaced_and_posts_nothing_when_it_thaws(pods, &first, &second).await?;
+    a_frozen_leader_is_replaced(pods, &first, &second).await?;
+    it_posts_nothing_after_its_pause(pods, &first, &second, &forwarder).await?;
     a_frozen_tor_fails_its_probe(pods, &first).await?;
     two_leaders_converge_on_one_descriptor(pods, &second).await?;
     a_leader_that_is_cut_off_gives_way(pods, &second, &first).await
 }
 
-async fn a_frozen_leader_is_replaced_and_posts_nothing_when_it_thaws(
-    pods: &Pods,
-    leader: &Frontend,
-    standby: &Frontend,
-) -> Result<()> {
+/// Freezes the leader, and leaves it frozen.
+async fn a_frozen_leader_is_replaced(pods: &Pods, leader: &Frontend, standby: &Frontend) -> Result<()> {
     let before = leader.figures().await?;
     let frozen = Timestamp::now();
     pods.signal(&leader.publisher, Signal::STOP)?;
@@ -85,26 +83,64 @@ async fn a_frozen_leader_is_replaced_and_posts_nothing_when_it_thaws(
             "the counter of {figure} must rise from {known:?}, but is {counter}"
         );
     }
-    stored_counters(pods, standby).await?;
+    stored_counters(pods, standby).await
+}
 
-    pods.signal(&leader.publisher, Signal::CONT)?;
-    leader
-        .until("it has noticed that it lost the Lease", PATIENCE, |figures| figures.get("leading") == Some(&0))
-        .await?;
-    // This time is long enough for an upload to end, so the counts below show whether the old
-    // leader resumed one.
-    sleep(Duration::from_secs(20)).await;
-    let after = leader.figures().await?;
-    let uploads = |figures: &BTreeMap<String, u64>| -> Vec<_> {
-        let uploads = figures.iter().filter(|(figure, _)| figure.starts_with("uploads_total"));
-        uploads.map(|(figure, count)| (figure.clone(), *count)).collect()
+/// Thaws the old leader, which must read the Lease before it publishes anything. It knows that a
+/// backend is gone, so it would publish at once if it still led, but it cannot reach the API
+/// server.
+async fn it_posts_nothing_after_its_pause(
+    pods: &Pods,
+    old: &Frontend,
+    leader: &Frontend,
+    forwarder: &Forwarder,
+) -> Result<()> {
+    // The old leader finds the news about the pod in its socket when it thaws.
+    pods.plane.kill_backend(BACKENDS - 1)?;
+    pods.delete_backend(BACKENDS - 1).await?;
+    leader.until_published(BACKENDS - 1).await?;
+    // A result of an upload from before the pause may arrive late, so the beginnings are counted.
+    let begun = pods.begun_uploads(old)?;
+    ensure!(begun > 0, "the log of {} shows no upload", old.publisher);
+    forwarder.pause();
+    let thawed = Timestamp::now();
+    pods.signal(&old.publisher, Signal::CONT)?;
+
+    let knows = |figures: &BTreeMap<String, u64>| {
+        let states = figures.iter().filter(|(figure, _)| figure.starts_with("backends{"));
+        states.map(|(_, backends)| *backends).sum::<u64>() == BACKENDS as u64 - 1
     };
-    ensure!(
-        uploads(&before) == uploads(&after),
-        "the old leader uploaded after it resumed; before: {before:?}, after: {after:?}"
-    );
-    ensure!(pods.holder().await? == standby.identity, "the standby must keep the Lease");
+    old.until("it knows that a backend is gone", PATIENCE, knows).await?;
+    pods.until_logged(&old.publisher, "the API server does not answer", thawed).await?;
+    // This time is long enough for a change of the backends to be published.
+    sleep(Duration::from_secs(20)).await;
+    let figures = old.figures().await?;
+    let posted = pods.begun_uploads(old)? - begun;
+    ensure!(posted == 0, "the old leader began {posted} uploads before it read the Lease: {figures:?}");
+    ensure!(figures.get("leading") == Some(&0), "the old leader led again before it read the Lease: {figures:?}");
+    the_hsdirs_hold_a_descriptor_of(pods, leader).await?;
+
+    let resumed = Timestamp::now();
+    forwarder.resume();
+    pods.until_logged(&old.publisher, "standing by for the Lease", resumed).await?;
+    old.until("it is a standby", PATIENCE, |figures| figures.get("leading") == Some(&0)).await?;
+    ensure!(pods.begun_uploads(old)? == begun, "the old leader uploaded after it had read the Lease");
+    ensure!(pods.holder().await? == leader.identity, "the standby must keep the Lease");
     Ok(())
+}
+
+/// Waits until the newest descriptor on the HSDirs is one that the given publisher published.
+async fn the_hsdirs_hold_a_descriptor_of(pods: &Pods, leader: &Frontend) -> Result<()> {
+    let client = pods.plane.client().await?;
+    until("the newest descriptor is the leader's", Duration::from_secs(60), async || {
+        let counters = leader.periods("revision").await?;
+        let held = pods.plane.newest_descriptors(&client).await?;
+        let newest = held.values().next().map(|held| held.revision_counter);
+        let is_own = counters.values().any(|counter| Some(*counter) == newest);
+        Ok(if is_own { Seen::Yes(()) } else { Seen::NotYet(format!("{newest:?}, but {counters:?}")) })
+    })
+    .await?;
+    client.remove().await
 }
 
 /// Waits until the Lease contains the revision counters of the currently published descriptors.
@@ -151,10 +187,10 @@ async fn a_frozen_tor_fails_its_probe(pods: &Pods, frontend: &Frontend) -> Resul
 /// of the Lease.
 async fn two_leaders_converge_on_one_descriptor(pods: &Pods, leader: &Frontend) -> Result<()> {
     let other = pods.frontend_without_lease("split").await?;
-    other.until_published(BACKENDS).await?;
+    other.until_published(BACKENDS - 1).await?;
     pods.plane.kill_backend(0)?;
     pods.delete_backend(0).await?;
-    let backends = BACKENDS - 1;
+    let backends = BACKENDS - 2;
     until("one descriptor is left, and the publishers no longer supersede each other", PATIENCE, async || {
         let before = greatest_counters(leader, &other).await?;
         // The counters must not change during this time. A publisher whose upload is rejected
@@ -187,7 +223,7 @@ async fn greatest_counters(one: &Frontend, other: &Frontend) -> Result<BTreeMap<
 }
 
 async fn a_leader_that_is_cut_off_gives_way(pods: &Pods, leader: &Frontend, standby: &Frontend) -> Result<()> {
-    leader.until_published(BACKENDS - 1).await?;
+    leader.until_published(BACKENDS - 2).await?;
     let mut control = pods.control(leader).await?;
     ensure!(control.command("SETCONF DisableNetwork=1").await?, "tor refused to disable its network");
     let changed = Timestamp::now();
@@ -197,7 +233,7 @@ async fn a_leader_that_is_cut_off_gives_way(pods: &Pods, leader: &Frontend, stan
     let led = pods.first_logged(&standby.publisher, LEADS, changed)?;
     ensure!(led > Duration::from_secs(55), "the leader lost the Lease too early, after {led:?}");
     let named = pods.annotation(CUT_OFF).await?;
-    standby.until_published(BACKENDS - 2).await?;
+    standby.until_published(BACKENDS - 3).await?;
     let gave_way = pods.last_logged(&standby.publisher, UPLOADED, changed)?;
     println!("figure frontend_cut_off_republished_s {:.1} s", gave_way.as_secs_f64());
     ensure!(gave_way < GAVE_WAY, "the new leader published after {gave_way:?}");
