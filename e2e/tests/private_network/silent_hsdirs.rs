@@ -18,15 +18,21 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::NETWORK;
 use crate::data_plane::{DataPlane, UPLOADED};
 
-/// The number of relays. It is high enough that most circuits avoid the two frozen HSDirs.
+/// The number of relays. It is high enough that most circuits avoid the two frozen HSDirs. All of
+/// them are HSDirs, so a service finds as many different ones as it needs.
 const RELAYS: u16 = 24;
+/// The number of responsible HSDirs in a time period: four for each of two replicas (rend-spec-v3,
+/// section 2.2.3).
+const RESPONSIBLE: usize = 8;
+/// The number of time periods for which a service publishes at a time.
+const PERIODS: usize = 2;
 const BACKENDS: usize = 3;
 const FROZEN: usize = 2;
 /// The maximum probability that the third relay of a circuit is frozen although the first two are
 /// not. Tor chooses the third relay among at least eight relays.
 const THROUGH_FROZEN: f64 = 0.25;
 /// The maximum time from the end of a backend's tor until the other HSDirs have accepted the new
-/// descriptor, according to the publisher's log.
+/// descriptor, according to the publisher's log. What stem reads from them later must be new.
 const UP_TO_DATE: Duration = Duration::from_secs(5);
 /// The maximum time from the HSDirs' return until all HSDirs have accepted the new descriptor,
 /// according to the publisher's log. A failed upload is repeated after at most 8 s.
@@ -58,8 +64,6 @@ async fn scenario(plane: &DataPlane) -> Result<()> {
     ensure!(clients_tor.command(&exclude).await?, "tor rejected {exclude}");
     let held = wait_settled(plane, &client, dead).await?;
     let points = plane.points(dead).await?;
-    let before = plane.metric("revision").await?;
-    ensure!(before.len() == 2, "both time periods must be published: {before:?}");
     for hsdir in &frozen {
         plane.signal_relay(hsdir, Signal::STOP)?;
     }
@@ -71,6 +75,7 @@ async fn scenario(plane: &DataPlane) -> Result<()> {
     let others: Vec<String> =
         held.into_keys().filter(|hsdir| !frozen.contains(hsdir) && !late.contains(hsdir)).collect();
     wait_withdrawn(plane, &client, &points, &others).await?;
+    println!("figure hsdirs_seen_withdrawn_s {:.1} s", silent.elapsed().as_secs_f64());
 
     sleep_until(silent + SILENCE).await;
     ensure!(!all_accepted(plane).await?, "the frozen HSDirs must not have accepted the new descriptor");
@@ -91,6 +96,7 @@ async fn scenario(plane: &DataPlane) -> Result<()> {
     let caught_up = last_upload(plane, back)?;
     println!("figure hsdirs_caught_up_s {:.1} s", caught_up.as_secs_f64());
     ensure!(caught_up < CAUGHT_UP, "the frozen HSDirs caught up after {caught_up:?}");
+    all_have_accepted(plane, change)?;
     ensure!(clients_tor.command("RESETCONF ExcludeNodes").await?, "tor rejected RESETCONF");
     let all: Vec<String> = wait_settled(plane, &client, 0).await?.into_keys().collect();
     wait_withdrawn(plane, &client, &points, &all).await
@@ -160,7 +166,6 @@ async fn away_from_the_publisher(plane: &DataPlane, hsdirs: impl Iterator<Item =
 /// HSDirs that have not accepted them for this reason.
 async fn late(plane: &DataPlane, frozen: &[String], since: Timestamp) -> Result<BTreeSet<String>> {
     let broken = circuits(plane, "PURPOSE=HS_SERVICE_HSDIR").await?.iter().filter(|way| way.is_broken(frozen)).count();
-    let wanted: u64 = plane.metric("hsdirs").await?.values().sum();
     let uploads = uploads(plane, since)?;
     let others: Vec<&Upload> = uploads.iter().filter(|upload| !frozen.contains(&upload.hsdir)).collect();
     let last =
@@ -170,8 +175,8 @@ async fn late(plane: &DataPlane, frozen: &[String], since: Timestamp) -> Result<
     let unanswered: Vec<&Upload> = uploads.iter().filter(|upload| upload.accepted_after.is_none()).collect();
     // An HSDir that is responsible in both time periods receives one descriptor after the other.
     let sent = uploads.iter().map(|upload| (&upload.hsdir, &upload.period)).collect::<BTreeSet<_>>().len();
-    let waiting = unanswered.len();
-    ensure!(sent + waiting >= usize::try_from(wanted)?, "only {sent} of {wanted} descriptors were sent");
+    let (waiting, wanted) = (unanswered.len(), PERIODS * RESPONSIBLE);
+    ensure!(sent + waiting >= wanted, "only {sent} of {wanted} descriptors were sent");
     let late: BTreeSet<String> =
         unanswered.iter().map(|upload| upload.hsdir.clone()).filter(|hsdir| !frozen.contains(hsdir)).collect();
     println!("figure hsdirs_late {} HSDirs", late.len());
@@ -179,6 +184,18 @@ async fn late(plane: &DataPlane, frozen: &[String], since: Timestamp) -> Result<
     let most = most_failures(others.len(), THROUGH_FROZEN);
     ensure!(late.len() <= most, "{late:?} did not answer; frozen relays explain {most} of {}", others.len());
     Ok(late)
+}
+
+/// Checks in the publisher's log that all responsible HSDirs of both time periods have accepted a
+/// descriptor since a moment.
+fn all_have_accepted(plane: &DataPlane, since: Timestamp) -> Result<()> {
+    let mut accepted: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for upload in uploads(plane, since)?.into_iter().filter(|upload| upload.accepted_after.is_some()) {
+        accepted.entry(upload.period).or_default().insert(upload.hsdir);
+    }
+    let complete = accepted.values().filter(|hsdirs| hsdirs.len() >= RESPONSIBLE).count();
+    ensure!(complete >= PERIODS, "not all HSDirs of {PERIODS} time periods accepted a descriptor: {accepted:?}");
+    Ok(())
 }
 
 /// An upload in the publisher's log.
@@ -213,10 +230,10 @@ fn uploads(plane: &DataPlane, since: Timestamp) -> Result<Vec<Upload>> {
 }
 
 /// Waits until all responsible HSDirs have accepted the newest descriptors, which contain points of
-/// the given backend. Returns the descriptors of the clients' time period, keyed by the fingerprint
-/// of the HSDir.
+/// the given backend. Checks that the publisher knows the right number of HSDirs. Returns the
+/// descriptors of the clients' time period, keyed by the fingerprint of the HSDir.
 async fn wait_settled(plane: &DataPlane, client: &TorClient, backend: usize) -> Result<BTreeMap<String, Descriptor>> {
-    until("all HSDirs hold points of all backends", Duration::from_secs(120), async || {
+    let held = until("all HSDirs hold points of all backends", Duration::from_secs(120), async || {
         plane.check()?;
         let before = plane.metric("revision").await?;
         let accepted = all_accepted(plane).await?;
@@ -224,35 +241,38 @@ async fn wait_settled(plane: &DataPlane, client: &TorClient, backend: usize) -> 
         let points = plane.points(backend).await?;
         let is_shown = held.values().any(|held| held.auth_keys().iter().any(|key| points.contains(*key)));
         let calm = accepted && before == plane.metric("revision").await?;
-        let done = calm && is_shown && held.len() == responsible(plane).await?;
+        let done = calm && is_shown && held.len() == RESPONSIBLE;
         Ok(if done {
             Seen::Yes(held)
         } else {
             Seen::not_yet(format!("{} HSDirs hold the newest descriptor", held.len()))
         })
     })
-    .await
+    .await?;
+    let known = plane.metric("hsdirs").await?;
+    let is_right = known.len() == PERIODS && known.values().all(|number| *number == RESPONSIBLE as u64);
+    ensure!(is_right, "the publisher must know {RESPONSIBLE} HSDirs in each of {PERIODS} time periods: {known:?}");
+    Ok(held)
 }
 
-/// Waits until stem reads the newest descriptor from the given HSDirs. The descriptor must not
-/// contain any of the given points.
+/// Waits until stem has read descriptors from the given HSDirs, all of which have accepted the new
+/// descriptor. No descriptor may contain any of the given points.
 async fn wait_withdrawn(
     plane: &DataPlane,
     client: &TorClient,
     points: &BTreeSet<String>,
     hsdirs: &[String],
 ) -> Result<()> {
-    // A fetch may fail on the way to the HSDir, so it is retried.
+    // A fetch may fail on the way to the HSDir, so it is retried. Every answer counts: an HSDir
+    // that answers with an old descriptor is late.
     until("the HSDirs answer", Duration::from_secs(60), async || {
-        let held = plane.newest_descriptors_of(client, hsdirs).await?;
-        let left = held.values().flat_map(|held| held.auth_keys()).filter(|key| points.contains(*key)).count();
-        ensure!(left == 0, "{left} points of the dead backend are still there");
+        let held = Descriptor::fetch_each(client.tor(), plane.onion(), hsdirs).await?;
+        for (hsdir, held) in &held {
+            let left = held.auth_keys().into_iter().filter(|key| points.contains(*key)).count();
+            ensure!(left == 0, "{hsdir} still holds {left} points of the dead backend");
+        }
         let done = held.len() == hsdirs.len();
-        Ok(if done {
-            Seen::Yes(())
-        } else {
-            Seen::not_yet(format!("{} HSDirs hold the newest descriptor", held.len()))
-        })
+        Ok(if done { Seen::Yes(()) } else { Seen::not_yet(format!("{} HSDirs hold a descriptor", held.len())) })
     })
     .await
 }
@@ -262,13 +282,6 @@ fn last_upload(plane: &DataPlane, since: Timestamp) -> Result<Duration> {
     let uploads = plane.processes().logged("frontend-publisher", UPLOADED)?;
     let last = uploads.last().context("the publisher has uploaded nothing")?;
     last.duration_since(since).try_into().context("the publisher has uploaded nothing since the change")
-}
-
-/// Returns the number of responsible HSDirs in a time period.
-async fn responsible(plane: &DataPlane) -> Result<usize> {
-    let hsdirs = plane.metric("hsdirs").await?;
-    let number = hsdirs.into_values().min().context("the publisher has published nothing")?;
-    Ok(usize::try_from(number)?)
 }
 
 /// Returns true if all responsible HSDirs have accepted the newest descriptors.
