@@ -246,6 +246,9 @@ pub async fn leaves_a_foreign_object_alone(scene: &Scene, resource: &ApiResource
     let child = format!("{} {name}", resource.kind);
     let told = format!("{child} exists and does not belong to this object");
     assert!(message.starts_with(&told), "{message}");
+    // Once the operator has seen another change, its first round is complete.
+    scene.change(&service, json!({"spec": {"backends": {"replicas": 4}}})).await;
+    scene.wait_condition(&service, "Accepted", "False NameTaken").await;
     assert_eq!(api.get(&name).await.unwrap(), made);
     // Nothing has been created before the operator noticed this, not even the key.
     let mut children = scene.children(&service).await;

@@ -197,18 +197,16 @@ fn network(clock: Clock) -> Arc<Network> {
 
 #[tokio::test(start_paused = true)]
 async fn after_a_pause_nothing_is_uploaded_until_the_lease_has_been_read() {
-    let mut bench = Bench::publishing(&[0]).await;
-    // The pause begins between a change and its publication, so an upload is due when it ends.
-    bench.health.mark_unchanged();
-    bench.report(1).await;
-    bench.health.changed().await.unwrap();
+    let mut bench = Bench::publishing(&[0, 1]).await;
     while bench.calls.try_recv().is_ok() {}
+    // The publisher learns of this change when the pause ends. An upload is then due at once.
+    bench.pods.send_replace(pods(&[1]));
     advance(Duration::from_secs(20)).await;
     let call = bench.calls.recv().await.unwrap();
     assert!(matches!(call, (_, LeaseRequest::ReadLease)), "{call:?}");
     assert!(!bench.tor.has_order());
     bench.answer(call).await;
-    bench.until_published(6).await;
+    timeout(Duration::from_secs(5), bench.until_published(3)).await.expect("an upload was due");
 }
 
 #[tokio::test(start_paused = true)]
