@@ -63,7 +63,8 @@ e2e() {
     local code=0
     # The faults come before other pods, which would lengthen their times, and alone.
     with_programs --test chaos -- --nocapture || code=$?
-    with_programs --test cluster --test helm -- --nocapture || code=$?
+    # These tests mostly wait for pods and for tor.
+    with_programs --test cluster --test helm -- --nocapture --test-threads 3 || code=$?
     down || code=$?
     return $code
 }

@@ -160,7 +160,8 @@ impl Prober {
         });
     }
 
-    /// Probes the next port and reports the result, unless another publisher leads by now.
+    /// Probes the next port and reports the result. If another publisher leads by now, `run` forgets
+    /// the result at once.
     async fn probe(&mut self, job: &Job, schedule: &mut Schedule) {
         let chance = f64::from(u32::from_be_bytes(clock::random())) / f64::from(u32::MAX);
         let Some(port) = schedule.begin(&job.ports, job.period(), chance, self.clock.now().elapsed) else { return };
@@ -170,13 +171,11 @@ impl Prober {
             Err(Failure { result, message }) => (result, Some(message)),
         };
         tracing::debug!(port, ?result, reason = message, ?measured, "probed the address");
-        if self.assignment.borrow().probe.is_some() {
-            let report = PortReport { result, message, ended: self.clock.now().wall, measured };
-            self.reports.send_modify(|reports| {
-                reports.0.retain(|port, _| job.ports.contains(port));
-                reports.0.insert(port, report);
-            });
-        }
+        let report = PortReport { result, message, ended: self.clock.now().wall, measured };
+        self.reports.send_modify(|reports| {
+            reports.0.retain(|port, _| job.ports.contains(port));
+            reports.0.insert(port, report);
+        });
     }
 }
 
