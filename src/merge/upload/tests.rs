@@ -158,10 +158,10 @@ fn a_period_whose_descriptor_a_silent_hsdir_held_gets_no_round_of_its_own() {
     bench.start(2);
     bench.accept(B, 3);
     let waits: Vec<Duration> = (0..4).map(|_| bench.time_out()).collect();
-    // The fifth attempt is in flight.
-    let now = bench.uploads.next_deadline().unwrap().saturating_sub(ms(1));
+    // The fifth attempt has failed. A new descriptor ends the pause, but begins no new round.
+    let now = bench.expire();
     bench.uploads.publish(CURRENT, 2, &BTreeSet::from([A, B]), now);
-    assert_eq!(bench.uploads.start(now), [(B, CURRENT)]);
+    assert_eq!(bench.uploads.start(now), [(A, CURRENT), (B, CURRENT)]);
     bench.uploads.fate(&B, &Ok(()), now, &mut bench.rng);
     let waits: Vec<Duration> = waits.into_iter().chain((0..20).map(|_| bench.time_out())).collect();
     assert_rests(&waits);
