@@ -90,6 +90,13 @@ fn the_backend_with_the_odd_point_keeps_it() {
 }
 
 #[test]
+fn a_new_backend_gets_a_slot_of_one_that_has_all() {
+    let all_of_one = [0, 1, 2].map(|offer| vec![Pick { backend: 0, offer }]);
+    let after = choose(&offers(&[&[1, 2, 3], &[4]]), &all_of_one, Shape { subsets: 3, points: 1 });
+    assert_eq!(shares(2, &after), [2, 1]);
+}
+
+#[test]
 fn the_point_with_the_fewest_turns_comes_first() {
     let mut all = offers(&[&[1, 2, 3]]);
     for (offer, turns) in all[0].iter_mut().zip([2, 1, 3]) {
