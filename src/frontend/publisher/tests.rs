@@ -198,13 +198,17 @@ fn network(clock: Clock) -> Arc<Network> {
 #[tokio::test(start_paused = true)]
 async fn after_a_pause_nothing_is_uploaded_until_the_lease_has_been_read() {
     let mut bench = Bench::publishing(&[0, 1]).await;
-    while bench.calls.try_recv().is_ok() {}
-    // The publisher learns of this change when the pause ends. An upload is then due at once.
+    // The pause begins between a change and its publication, so an upload is due when it ends. The
+    // Lease has not expired by then.
+    bench.health.mark_unchanged();
     bench.pods.send_replace(pods(&[1]));
-    advance(Duration::from_secs(20)).await;
+    bench.health.changed().await.unwrap();
+    while bench.calls.try_recv().is_ok() {}
+    assert!(!bench.tor.has_order());
+    advance(Duration::from_secs(8)).await;
     let call = bench.calls.recv().await.unwrap();
     assert!(matches!(call, (_, LeaseRequest::ReadLease)), "{call:?}");
-    assert!(!bench.tor.has_order());
+    assert!(timeout(Duration::from_secs(3), bench.tor.upload()).await.is_err());
     bench.answer(call).await;
     timeout(Duration::from_secs(5), bench.until_published(3)).await.expect("an upload was due");
 }

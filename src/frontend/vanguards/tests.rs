@@ -169,6 +169,7 @@ async fn a_relay_whose_time_is_over_is_replaced() {
     assert_eq!(after.of(Layer::Third).len(), 6);
     let kept = after.of(Layer::Third).iter().filter(|relay| before.of(Layer::Third).contains(relay)).count();
     assert_eq!(kept, 5);
+    assert!(after.of(Layer::Third).iter().all(|relay| relay.expires > 1), "{after:?}");
     // The same relay may be chosen again, with another date. A tor needs to know nothing of this.
     assert_eq!(bench.wanted().map(|wanted| wanted.id()), Some(after.id()));
 }
