@@ -148,14 +148,14 @@ mod tests {
     fn the_capacity_has_no_limits_and_hides_no_flood() {
         let ours = results(Kind::Ours, 97.25, 0.0, 1.0);
         assert!(verdict(&judge(vec![capacity(), ours.clone()]), &[]).is_ok());
-        assert!(table(&[capacity(), ours]).contains("| `flood_live_points_percent` | 97.2 % |"));
+        assert!(table(&[capacity(), ours]).contains("| `flood_live_points_percent` | 97.3 % |"));
         assert!(verdict(&judge(vec![capacity(), results(Kind::Ours, 94.0, 0.0, 1.0)]), &[]).is_err());
     }
 
     #[test]
     fn the_table_has_a_column_for_each_system() {
         let table = table(&[results(Kind::Ours, 97.25, 0.0, 1.0), results(Kind::Stock, 60.0, 2.0, 3.0)]);
-        assert!(table.contains("| `flood_live_points_percent` | 97.2 % |  | 60 % |"), "{table}");
+        assert!(table.contains("| `flood_live_points_percent` | 97.3 % |  | 60 % |"), "{table}");
         assert!(table.contains("| `flood_defended_slow_percent` |  |  |  |"), "{table}");
     }
 }

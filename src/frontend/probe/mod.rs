@@ -160,8 +160,8 @@ impl Prober {
         });
     }
 
-    /// Probes the next port and reports the result. If another publisher leads by now, `run` forgets
-    /// the result at once.
+    /// Probes the next port and reports the result. If another publisher leads by now, `run`
+    /// forgets the result at once.
     async fn probe(&mut self, job: &Job, schedule: &mut Schedule) {
         let chance = f64::from(u32::from_be_bytes(clock::random())) / f64::from(u32::MAX);
         let Some(port) = schedule.begin(&job.ports, job.period(), chance, self.clock.now().elapsed) else { return };
