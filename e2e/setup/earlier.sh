@@ -25,7 +25,7 @@ make_program() {
 }
 if [ ! -e "$DIR/complete" ]; then
     git cat-file -e "$COMMIT^{commit}" 2>/dev/null ||
-        fail "this checkout lacks commit $COMMIT, from which the tests upgrade; run git fetch --unshallow"
+        fail "this tree lacks commit $COMMIT, from which the tests upgrade; use a git clone, and run git fetch --unshallow in a shallow one"
     step "build the operator of commit ${COMMIT:0:7} (about 4 minutes)" make_program
 fi
 OB_IMAGES=$DIR OB_TAG=earlier e2e/setup/images.sh operator "$DIR/onionbalance-operator" >/dev/null
