@@ -38,9 +38,9 @@ pub trait Fault {
         0.0
     }
 
-    /// Returns true if HSDirs fail for so long that the publisher lets them rest, possibly for
-    /// longer than the run. New frontends then take over before the next fault.
-    fn tires_hsdirs(&self) -> bool {
+    /// Returns true if the publisher lets HSDirs rest after the fault, because they have failed for
+    /// so long. New frontends then take over before the next fault.
+    fn leaves_hsdirs_resting(&self) -> bool {
         false
     }
 

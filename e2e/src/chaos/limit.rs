@@ -48,7 +48,12 @@ impl Limit {
     /// Returns the limit for a short run, in which chance decides more. A service at which requests
     /// fail as often as this limit permits, plus one percent of all, exceeds the returned limit in
     /// fewer than one run in 100,000. Only limits that refer to no other service change.
-    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "the numbers are counts of a few hundred"
+    )]
     pub fn of_short_run(self, results: &Results) -> Self {
         let requests = results.get("requests").map_or(0.0, |figure| figure.value);
         let permitted = match self.bound {

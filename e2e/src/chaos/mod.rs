@@ -119,7 +119,7 @@ pub async fn inject(
                 print!("{}", run.results);
                 measured(&run.results)?;
                 judged.push(run);
-                if fault.tires_hsdirs() {
+                if fault.leaves_hsdirs_resting() {
                     step("new frontends", stage.replace_frontends()).await?;
                 }
             }

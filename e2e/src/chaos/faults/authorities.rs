@@ -55,7 +55,7 @@ impl Fault for AuthoritiesDown {
         Needs { every: EVERY, quiet: None, ..Needs::default() }
     }
 
-    fn tires_hsdirs(&self) -> bool {
+    fn leaves_hsdirs_resting(&self) -> bool {
         // Authorities are HSDirs, and are away for as long as a round of attempts.
         true
     }
