@@ -75,7 +75,7 @@ fn reduced(file: &[u8]) -> Vec<u8> {
 }
 
 /// The time in which a suspended service loses its pods. A backend without streams ends about 40 s
-/// after its last descriptor, and its tor may still be starting.
+/// after its deletion, and up to 75 s if its streams stay open.
 const SUSPENDED: Duration = Duration::from_secs(120);
 
 #[tokio::test]
@@ -89,6 +89,8 @@ async fn the_operator_waits_for_a_deleted_key() -> Result<()> {
             .await?;
         let onion = web.onion_address().await?;
         let deployment = deployment(scene).await?;
+        // The kubelet may notice the deletion of a pod that is just starting only 80 s later.
+        web.wait_condition("BackendsReady", "True", SOON).await?;
         let backup = scene.run("get secret web-master-key -o json").await?;
         scene.run("delete secret web-master-key").await?;
         let condition = web.wait_condition("MasterKeyReady", "False", SOON).await?;
