@@ -189,7 +189,7 @@ else
     names=("$@")
 fi
 for name in "${names[@]}"; do
-    [ -f "$patches/$name.patch" ] || fail "no such mutant: tests/mutants/$name.patch"
+    [ -f "$patches/$name.patch" ] || fail "no such mutant: tests/mutants/$name.patch; the files in tests/mutants/ have the names"
     [ -n "$(header "$name" Test)" ] || fail "tests/mutants/$name.patch names no test"
 done
 [ "$JOBS" -lt "${#names[@]}" ] || JOBS=${#names[@]}
