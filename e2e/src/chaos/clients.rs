@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use futures::future::try_join_all;
 use tokio::time::Instant;
 
@@ -18,6 +18,10 @@ use crate::wait::{Seen, until};
 /// The shortest interval between two NEWNYM signals. tor acts on one NEWNYM every 10 seconds and
 /// delays any further one.
 const NEWNYM_EVERY: Duration = Duration::from_millis(10_500);
+/// The time limit for a service to be published. After a fault of the relays, the plain service's
+/// tor may have used up its introduction circuits for a time of five minutes (C tor's
+/// `INTRO_CIRC_RETRY_PERIOD`).
+const PUBLISHED: Duration = Duration::from_secs(420);
 /// The number of tor clients that are started concurrently.
 const AT_A_TIME: usize = 8;
 /// The number of clients that keep their descriptors.
@@ -43,6 +47,28 @@ impl ResettableClient {
         self.forgot = Some(Instant::now());
         ensure!(self.control.command("SIGNAL NEWNYM").await?, "tor rejected NEWNYM");
         Ok(())
+    }
+
+    /// Resets the client until it reaches all of these services with the descriptors that it has
+    /// fetched since. A service may not be published yet, and tor does not ask an HSDir twice within
+    /// minutes unless it is reset.
+    async fn learn(&mut self, onions: [&str; 2]) -> Result<()> {
+        let mut attempt = 0;
+        until("a client reaches both services", PUBLISHED, async || {
+            if !self.may_forget() {
+                return Ok(Seen::not_yet("it was reset a moment ago"));
+            }
+            self.forget().await?;
+            attempt += 1;
+            for onion in onions {
+                let answer = crate::torclient::connect(self.socks(), onion, &format!("learn {attempt}")).await;
+                if let Err(error) = answer {
+                    return Ok(Seen::NotYet(format!("{onion}: {error:#}")));
+                }
+            }
+            Ok(Seen::Yes(()))
+        })
+        .await
     }
 
     /// Returns the address of the client's SOCKS port.
@@ -111,18 +137,7 @@ impl Clients {
     /// Returns once all of these clients can reach both services.
     pub async fn refresh(&self, onions: [&str; 2]) -> Result<()> {
         let mut cached = self.cached.lock().await;
-        let refresh = async |client: &mut ResettableClient| {
-            until("a client can be reset", NEWNYM_EVERY * 2, async || {
-                Ok(if client.may_forget() { Seen::Yes(()) } else { Seen::not_yet("it was reset a moment ago") })
-            })
-            .await?;
-            client.forget().await?;
-            for onion in onions {
-                reach(client, onion).await?;
-            }
-            anyhow::Ok(())
-        };
-        try_join_all(cached.iter_mut().map(refresh)).await?;
+        try_join_all(cached.iter_mut().map(|client| client.learn(onions))).await?;
         Ok(())
     }
 
@@ -133,19 +148,4 @@ impl Clients {
         try_join_all(idle.into_iter().chain(cached).map(|client| client.client.remove())).await?;
         Ok(())
     }
-}
-
-/// Tries to connect until the service is reachable. The descriptor of a new service may not be
-/// published yet, and tor waits a while before it asks an HSDir again.
-async fn reach(client: &ResettableClient, onion: &str) -> Result<()> {
-    let mut attempt = 0;
-    until(&format!("{onion} answers"), Duration::from_secs(120), async || {
-        attempt += 1;
-        let answer = crate::torclient::connect(client.socks(), onion, &format!("reach {attempt}")).await;
-        Ok(match answer.context("could not connect") {
-            Ok(_) => Seen::Yes(()),
-            Err(error) => Seen::NotYet(format!("{error:#}")),
-        })
-    })
-    .await
 }
