@@ -41,6 +41,24 @@ pub fn most_failures(fetches: usize, proportion: f64) -> usize {
     (0..=fetches).find(|most| counts[most + 1..].iter().rev().sum::<f64>() < FALSE_ALARM).unwrap_or(fetches)
 }
 
+/// Returns the largest count of events that can be explained if there are `other` events of another
+/// kind, and both kinds are equally frequent. A greater count has a probability below
+/// [`FALSE_ALARM`] (a sign test).
+pub fn most_beside(other: usize) -> usize {
+    let is_explained = |count: usize| heads(count + other, other) >= FALSE_ALARM;
+    (other..).take_while(|count| is_explained(*count)).last().unwrap_or(other)
+}
+
+/// Returns the probability that a fair coin shows heads at most `most` times in some throws.
+#[allow(clippy::cast_precision_loss, reason = "the numbers are counts of a few thousand")]
+fn heads(throws: usize, most: usize) -> f64 {
+    // The probability of a single outcome is too small for a float, but its logarithm is not.
+    let none = -(throws as f64) * std::f64::consts::LN_2;
+    let more = |ln: f64, heads: usize| ln + ((throws - heads) as f64 / (heads + 1) as f64).ln();
+    let exactly = successors(Some((none, 0)), |(ln, heads)| Some((more(*ln, *heads), heads + 1)));
+    exactly.take(most + 1).map(|(ln, _)| ln.exp()).sum()
+}
+
 /// Returns the probability of each number of successes in independent trials, given the probability
 /// of success in each trial.
 pub fn counts(trials: impl IntoIterator<Item = f64>) -> Vec<f64> {
@@ -155,6 +173,15 @@ mod tests {
         assert!(tail(300, 0.07, 10) > 0.99);
         assert_eq!(most_failures(300, 0.0), 0);
         assert_eq!(most_failures(10, 1.0), 10);
+    }
+
+    /// The expected values are exact sums of binomial coefficients, computed with the fractions of
+    /// Python's standard library. Most tails of the last one are too small for a float.
+    #[test]
+    fn a_count_may_exceed_an_equally_frequent_one_by_what_chance_explains() {
+        assert_eq!([0, 1, 17, 219, 684].map(most_beside), [16, 20, 52, 318, 851]);
+        assert!(is_close(heads(10, 2), 56.0 / 1024.0));
+        assert!(is_close(heads(70, 17), 9.599_846_200_160_714e-6));
     }
 
     /// Returns the probability that `fetches` miss at least `least` of several equally likely

@@ -19,7 +19,8 @@ const MARKERS: [&str; 2] = ["<!-- The table of `e2e chaos --table` begins. -->",
 /// The figures that have columns of their own.
 const COLUMNS: [&str; 4] = ["requests", "failed", "cut", "slow"];
 /// The figures without a limit that the table shows if they were measured.
-const INFORMATIVE: [&str; 5] = ["guards_connected", "unlimited_failed", "fresh_slow", "cached_slow", "load"];
+const INFORMATIVE: [&str; 6] =
+    ["fewest_points", "guards_connected", "unlimited_failed", "fresh_slow", "cached_slow", "load"];
 
 /// Replaces the table in `docs/reliability.md`. Without a record, the table has only the limits.
 /// Returns the path of the page.
@@ -98,7 +99,8 @@ fn row(fault: &dyn Fault, record: Option<&Record>) -> String {
         .map(|limit| format!("`{}` {}", limit.what, cell(limit.what, Some(limit), record.is_some(), results)))
         .collect();
     if let Some(results) = results {
-        let informative = INFORMATIVE.iter().filter_map(|what| results.get(what));
+        let informative = INFORMATIVE.iter().filter(|what| limits.iter().all(|limit| limit.what != **what));
+        let informative = informative.filter_map(|what| results.get(what));
         others.extend(informative.map(|figure| format!("`{}` {}", figure.what, shown(Some(figure)))));
     }
     let _ = writeln!(row, " {} |", others.join("; "));
