@@ -50,8 +50,8 @@ impl ResettableClient {
     }
 
     /// Resets the client until it reaches all of these services with the descriptors that it has
-    /// fetched since. A service may not be published yet, and tor does not ask an HSDir twice within
-    /// minutes unless it is reset.
+    /// fetched since. A service may not be published yet, and tor does not ask an HSDir twice
+    /// within minutes unless it is reset.
     async fn learn(&mut self, onions: [&str; 2]) -> Result<()> {
         let mut attempt = 0;
         until("a client reaches both services", PUBLISHED, async || {
