@@ -45,8 +45,11 @@ pub fn most_failures(fetches: usize, proportion: f64) -> usize {
 /// kind, and both kinds are equally frequent. A greater count has a probability below
 /// [`FALSE_ALARM`] (a sign test).
 pub fn most_beside(other: usize) -> usize {
-    let is_explained = |count: usize| heads(count + other, other) >= FALSE_ALARM;
-    (other..).take_while(|count| is_explained(*count)).last().unwrap_or(other)
+    let mut most = other;
+    while heads(most + 1 + other, other) >= FALSE_ALARM {
+        most += 1;
+    }
+    most
 }
 
 /// Returns the probability that a fair coin shows heads at most `most` times in some throws.

@@ -32,6 +32,12 @@ const VOTED: Duration = Duration::from_secs(180);
 /// up to three times as long as before (C tor's `next_random_exponential_delay_range`). A pause
 /// that begins before the end of the outage therefore ends at most ten minutes later.
 const WATCHED: Duration = Duration::from_secs(11 * 60);
+/// The longest gap that a change of the time period causes (the limit of `rotations`). tor replaces
+/// all points, and the publisher uploads the new ones.
+const LONG: Duration = Duration::from_secs(60);
+/// The number of authorities. All of them are HSDirs, and the publisher may let them rest for longer
+/// than the run.
+const AUTHORITIES: u8 = 3;
 /// The interval between requests. One request per second results in 1,000 requests in a run of 17
 /// minutes.
 const EVERY: Duration = Duration::from_secs(1);
@@ -52,7 +58,7 @@ impl Fault for AuthoritiesDown {
     }
 
     fn needs(&self) -> Needs {
-        Needs { every: EVERY, quiet: None, ..Needs::default() }
+        Needs { every: EVERY, quiet: None, silent_hsdirs: AUTHORITIES, ..Needs::default() }
     }
 
     fn leaves_hsdirs_resting(&self) -> bool {
@@ -109,24 +115,50 @@ impl Fault for AuthoritiesDown {
     }
 }
 
-/// Returns how many seconds after `since` at least one backend still had no introduction point in
-/// the HSDirs' descriptors. The number is infinite if this was still so at the end.
+/// Returns how many seconds after `since` the last long gap ended: a time during which a backend had
+/// no introduction point in the HSDirs' descriptors. Returns infinity if this gap had not ended when
+/// the watch did.
 async fn last_gap(stage: &Stage, since: Instant) -> Result<f64> {
     let backends = stage.service.backends().await?;
-    let (mut gap, mut is_whole) = (Duration::ZERO, false);
+    let mut gaps = Gaps::default();
     while since.elapsed() < WATCHED {
         let held = stage.held_points()?;
-        is_whole = true;
+        let mut is_whole = true;
         for backend in &backends {
             // A backend that does not answer in time is treated as having no points.
             is_whole &= stage.points_of(backend).await.is_ok_and(|points| !points.is_disjoint(&held));
         }
-        if !is_whole {
-            gap = since.elapsed();
-        }
+        gaps.note(since.elapsed(), is_whole);
         sleep(Duration::from_secs(1)).await;
     }
-    Ok(if is_whole { gap.as_secs_f64() } else { f64::INFINITY })
+    Ok(gaps.last_long(since.elapsed()))
+}
+
+/// The times during which a backend has no points in the descriptors.
+#[derive(Debug, Default)]
+struct Gaps {
+    /// The beginning of the current gap.
+    began: Option<Duration>,
+    /// The end of the last long gap.
+    ended: Duration,
+}
+
+impl Gaps {
+    fn note(&mut self, at: Duration, is_whole: bool) {
+        if !is_whole {
+            self.began.get_or_insert(at);
+        } else if let Some(began) = self.began.take()
+            && at.saturating_sub(began) > LONG
+        {
+            self.ended = at;
+        }
+    }
+
+    /// Returns the end of the last long gap in seconds, or infinity if a long gap has not ended.
+    fn last_long(&self, now: Duration) -> f64 {
+        let is_open = self.began.is_some_and(|began| now.saturating_sub(began) > LONG);
+        if is_open { f64::INFINITY } else { self.ended.as_secs_f64() }
+    }
 }
 
 /// Returns the number of times that agents have taken each measure in [`HELP`] so far.
@@ -144,4 +176,21 @@ async fn help(stage: &Stage) -> Result<[f64; 3]> {
 #[allow(clippy::disallowed_methods, reason = "the validity of a consensus follows the wall clock")]
 fn now() -> Timestamp {
     Timestamp::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_long_gaps_count_and_an_open_one_never_ends() {
+        let seconds = Duration::from_secs;
+        let mut gaps = Gaps::default();
+        assert!(gaps.last_long(seconds(5)).abs() < f64::EPSILON);
+        for (at, is_whole) in [(10, false), (50, false), (75, true), (200, false), (230, true), (300, false)] {
+            gaps.note(seconds(at), is_whole);
+        }
+        assert!((gaps.last_long(seconds(350)) - 75.0).abs() < f64::EPSILON, "the later gaps are short");
+        assert!(gaps.last_long(seconds(361)).is_infinite());
+    }
 }
