@@ -35,8 +35,8 @@ const WATCHED: Duration = Duration::from_secs(11 * 60);
 /// The longest gap that a change of the time period causes (the limit of `rotations`). tor replaces
 /// all points, and the publisher uploads the new ones.
 const LONG: Duration = Duration::from_secs(60);
-/// The number of authorities. All of them are HSDirs, and the publisher may let them rest for longer
-/// than the run.
+/// The number of authorities. All of them are HSDirs, and the publisher may let them rest for
+/// longer than the run.
 const AUTHORITIES: u8 = 3;
 /// The interval between requests. One request per second results in 1,000 requests in a run of 17
 /// minutes.
@@ -115,9 +115,9 @@ impl Fault for AuthoritiesDown {
     }
 }
 
-/// Returns how many seconds after `since` the last long gap ended: a time during which a backend had
-/// no introduction point in the HSDirs' descriptors. Returns infinity if this gap had not ended when
-/// the watch did.
+/// Returns how many seconds after `since` the last long gap ended: a time during which a backend
+/// had no introduction point in the HSDirs' descriptors. Returns infinity if this gap had not ended
+/// when the watch did.
 async fn last_gap(stage: &Stage, since: Instant) -> Result<f64> {
     let backends = stage.service.backends().await?;
     let mut gaps = Gaps::default();
