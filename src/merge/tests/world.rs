@@ -296,10 +296,6 @@ impl World {
                     let in_flight = publisher.in_flight.insert(hsdir, now.elapsed);
                     let over = in_flight.is_none_or(|sent| sent + upload::DEADLINE <= now.elapsed);
                     assert!(over, "two uploads to the same HSDir are in flight");
-                    // A frontend's tor has given up an earlier upload by now (`SocksTimeout`), and
-                    // reports nothing about it any more, although it may still arrive.
-                    let to_hsdir = |earlier: &&mut Delivery| earlier.publisher == index && earlier.hsdir == hsdir;
-                    self.deliveries.iter_mut().filter(to_hsdir).for_each(|earlier| earlier.awaited = false);
                     let health = self.hsdir(hsdir).health;
                     let after = if let Health::Answers(after) = health { after } else { Duration::from_secs(1) };
                     if health != Health::Dead {
