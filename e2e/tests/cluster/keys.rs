@@ -75,7 +75,7 @@ fn reduced(file: &[u8]) -> Vec<u8> {
 }
 
 /// The time in which a suspended service loses its pods. A backend without streams ends about 40 s
-/// after its deletion, and up to 75 s if its streams stay open.
+/// after its deletion.
 const SUSPENDED: Duration = Duration::from_secs(120);
 
 #[tokio::test]

@@ -111,7 +111,7 @@ fn play(events: Vec<Event>) -> (World, std::sync::Arc<crate::consensus::Network>
     world.all(&Input::Leading(true));
     // An HSDir that was unhealthy for a long time gets its next upload after half an hour at most.
     world.run(seconds(2700));
-    if find(&mut world, &newest) {
+    if find_foreign(&mut world, &newest) {
         world.run(seconds(2700));
     }
     (world, newest, mode)
@@ -121,7 +121,7 @@ fn play(events: Vec<Event>) -> (World, std::sync::Arc<crate::consensus::Network>
 /// HSDirs. Only looks reveal a foreign descriptor if nothing new was published since, or help if at
 /// most half of the HSDirs hold it, because so few let the counter rise only twice. Returns true if
 /// the publisher has found a counter.
-fn find(world: &mut World, network: &crate::consensus::Network) -> bool {
+fn find_foreign(world: &mut World, network: &crate::consensus::Network) -> bool {
     let held = world.held(network);
     let mut found = false;
     for status in world.publishers[0].engine.status().periods {
