@@ -4,14 +4,18 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use onionbalance_e2e::tornet::period::{until_quiet, wall_clock};
 use onionbalance_e2e::wait::{Seen, until};
 use onionbalance_operator::onion::ClientSecretKey;
 use rustix::process::Signal;
+use tokio::time::sleep;
 
 use crate::NETWORK;
 use crate::data_plane::DataPlane;
 
 const BACKENDS: usize = 2;
+/// The time from the freeze of the agents until a probe has ended.
+const FROZEN: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn the_probe_names_the_part_of_the_connection_that_fails() -> Result<()> {
@@ -28,6 +32,9 @@ async fn scenario(plane: &mut DataPlane) -> Result<()> {
         probed(plane, &["Answered"]).await?;
     }
 
+    // At a change of the time period, tor replaces all points, and a frozen agent cannot report the
+    // new ones.
+    sleep(until_quiet(wall_clock()?, FROZEN)).await;
     // The kernel accepts the streams of a frozen agent, so its tor says that they are open.
     signal_agents(plane, Signal::STOP)?;
     probed(plane, &["TargetFailed"]).await?;
