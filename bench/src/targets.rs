@@ -185,8 +185,8 @@ pub const TARGETS: [Target; 41] = [
     target(
         Scale,
         "objects_to_bare",
-        AtLeast(0.7),
-        "The operator must not be much slower than a client that only applies the manifests.",
+        AtLeast(0.6),
+        "The operator must not be much slower than a client that applies the manifests and looks up no names.",
     ),
     target(
         Scale,
