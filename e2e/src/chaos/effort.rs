@@ -29,8 +29,7 @@ impl Effort {
         lasts: Duration::from_secs(60),
         longest_stream: 60,
     };
-    /// The effort of a run that is part of `make test`. It covers the 20 s after which no request
-    /// of a fresh client may be slow.
+    /// The effort of a run that is part of `make test`.
     pub const SHORT: Self = Self {
         requests: 100,
         after: Duration::from_secs(30),

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::effort::Effort;
 use super::figure::Results;
+use super::held_streams::{HELD_CUT, HELD_STREAMS};
 use crate::chance::{most_beside, most_failures};
 
 /// The percentage of the requests of a short run that may fail or be cut in addition to the limit.
@@ -23,9 +24,11 @@ pub enum Bound {
     /// many requests in a short run as in a long one.
     Share(f64),
     /// At most as many as the plain onion service had in the same run, plus this percentage, as for
-    /// [`Self::Share`], and plus what chance explains ([`most_beside`]). Only for faults that break
-    /// the Tor network itself, which both services use.
+    /// [`Self::Share`]. Only for faults that break the Tor network itself, which both services use.
     AbovePlain(f64),
+    /// Like [`Self::AbovePlain`], plus what chance explains ([`most_beside`]). For requests that the
+    /// fault affects in both services alike.
+    AbovePlainByChance(f64),
     /// At most this multiple of what the plain onion service had in the same run, or this number if
     /// the multiple is smaller.
     TimesPlain(f64, f64),
@@ -56,7 +59,7 @@ impl Limit {
         reason = "the numbers are counts of a few hundred"
     )]
     pub fn of_short_run(self, results: &Results) -> Self {
-        let requests = results.get("requests").map_or(0.0, |figure| figure.value);
+        let requests = results.get(self.counted_of()).map_or(0.0, |figure| figure.value);
         let permitted = match self.bound {
             Bound::AtMost(most) => most,
             Bound::Share(percent) => requests.max(Effort::FULL.requests as f64) * percent / 100.0,
@@ -64,6 +67,12 @@ impl Limit {
         };
         let proportion = (permitted / requests.max(1.0) + UNLUCKY / 100.0).min(1.0);
         Self { bound: Bound::AtMost(most_failures(requests as usize, proportion) as f64), ..self }
+    }
+
+    /// Returns the name of the figure that counts all requests or streams of which this limit's
+    /// figure counts some.
+    fn counted_of(&self) -> &'static str {
+        if self.what == HELD_CUT { HELD_STREAMS } else { "requests" }
     }
 
     /// Returns true if the results contain the figure and its value is within the limit.
@@ -84,7 +93,10 @@ impl Limit {
                 Bound::Below(bound) => value < bound,
                 Bound::AtLeast(least) => value >= least,
                 Bound::Share(percent) => value <= allowed(percent)?,
-                Bound::AbovePlain(percent) => value <= most_beside(plain()? as usize) as f64 + allowed(percent)?,
+                Bound::AbovePlain(percent) => value <= plain()? + allowed(percent)?,
+                Bound::AbovePlainByChance(percent) => {
+                    value <= most_beside(plain()? as usize) as f64 + allowed(percent)?
+                }
                 Bound::TimesPlain(factor, least) => value <= least.max(plain()? * factor),
             })
         };
@@ -101,6 +113,7 @@ impl fmt::Display for Bound {
             Self::AtLeast(least) => write!(f, "at least {least}"),
             Self::Share(percent) => write!(f, "at most {percent}%"),
             Self::AbovePlain(percent) => write!(f, "at most plain + {percent}%"),
+            Self::AbovePlainByChance(percent) => write!(f, "at most plain + {percent}% + chance"),
             Self::TimesPlain(factor, least) => write!(f, "at most {factor} × plain, or {least}"),
         }
     }
@@ -127,12 +140,13 @@ pub fn shares(failed: f64, slow: f64) -> [Limit; 3] {
 }
 
 /// Returns the limits of a fault of the Tor network itself, relative to the plain onion service.
-/// `slow` is a percentage of all requests.
+/// `slow` is a percentage of all requests. Slow requests allow for chance: every client waits for
+/// new circuits in a broken network.
 pub fn like_plain(slow: f64) -> [Limit; 3] {
     [
         Limit::new("failed", Bound::AbovePlain(0.5)),
         Limit::new("cut", Bound::AbovePlain(0.5)),
-        Limit::new("slow", Bound::AbovePlain(slow)),
+        Limit::new("slow", Bound::AbovePlainByChance(slow)),
     ]
 }
 
@@ -163,11 +177,17 @@ mod tests {
         assert!(holds(Bound::Share(0.5), 1, 0));
     }
 
+    #[test]
+    fn a_relative_limit_is_the_plain_services_count_with_a_share_of_the_requests() {
+        assert!(holds(Bound::AbovePlain(0.5), 21, 20));
+        assert!(!holds(Bound::AbovePlain(0.5), 22, 20));
+    }
+
     /// If the plain service has 20 failures, chance explains 57 ([`most_beside`]).
     #[test]
-    fn a_relative_limit_is_the_plain_services_count_with_chance_and_a_share_of_the_requests() {
-        assert!(holds(Bound::AbovePlain(0.5), 58, 20));
-        assert!(!holds(Bound::AbovePlain(0.5), 59, 20));
+    fn a_relative_limit_may_allow_for_chance() {
+        assert!(holds(Bound::AbovePlainByChance(0.5), 58, 20));
+        assert!(!holds(Bound::AbovePlainByChance(0.5), 59, 20));
     }
 
     #[test]
@@ -200,6 +220,15 @@ mod tests {
         assert_eq!(of_short_run(Bound::AtMost(0.0)), Bound::AtMost(7.0));
         assert_eq!(of_short_run(Bound::Share(5.0)), Bound::AtMost(33.0));
         assert_eq!(of_short_run(Bound::AbovePlain(0.5)), Bound::AbovePlain(0.5));
+    }
+
+    /// The probability of more than 5 of 40 at 1% is 0.28e-5, computed like the others.
+    #[test]
+    fn the_cut_streams_of_a_short_run_are_compared_with_the_open_ones() {
+        let mut results = results(0, 0);
+        results.figures.push(Figure::count(HELD_STREAMS, 40, "streams"));
+        let limit = Limit::new(HELD_CUT, Bound::AtMost(0.0)).of_short_run(&results);
+        assert_eq!(limit.bound, Bound::AtMost(5.0));
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod fault;
 pub mod faults;
 pub mod figure;
 pub mod first_fetch;
+pub mod held_streams;
 pub mod hops;
 pub mod judge;
 pub mod limit;

@@ -10,7 +10,7 @@ use super::target::{END, path};
 use crate::torclient::connect;
 
 /// The time that a client waits for a response to begin. After that, the request has failed.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One of the two services to which clients send requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,9 +86,11 @@ impl Request {
     }
 }
 
-type Answer = BufReader<tokio::net::TcpStream>;
+/// A response that has begun.
+pub(super) type Answer = BufReader<tokio::net::TcpStream>;
 
-async fn begin(socks: &str, onion: &str, isolation: &str, seconds: u64) -> Result<Answer> {
+/// Requests a response that takes the given number of seconds, and returns once it has begun.
+pub(super) async fn begin(socks: &str, onion: &str, isolation: &str, seconds: u64) -> Result<Answer> {
     let mut stream = connect(socks, onion, isolation).await?;
     let request = format!("GET {} HTTP/1.0\r\nHost: {onion}\r\n\r\n", path(seconds));
     stream.write_all(request.as_bytes()).await?;
@@ -100,7 +102,8 @@ async fn begin(socks: &str, onion: &str, isolation: &str, seconds: u64) -> Resul
     Ok(answer)
 }
 
-async fn finish(mut answer: Answer) -> Result<()> {
+/// Reads the rest of a response. Returns an error if the response was cut off.
+pub(super) async fn finish(mut answer: Answer) -> Result<()> {
     let mut rest = String::new();
     answer.read_to_string(&mut rest).await?;
     let last = rest.lines().last().unwrap_or_default();

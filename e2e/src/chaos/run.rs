@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::alarms::{Alarms, false_alarms};
 use super::fault::{Fault, Findings, all_limits};
 use super::figure::{Figure, Results};
+use super::held_streams::HeldStreams;
 use super::judge::{HeldDescriptor, Place, held, of_responsible};
 use super::observed::Observed;
 use super::request::ServiceKind;
@@ -89,13 +90,17 @@ async fn run_fault(stage: &Stage, fault: &dyn Fault, traffic: &Traffic, since: I
     let effort = stage.effort;
     wait_begun(traffic, WARM_UP).await?;
     let before = held(&stage.judge().answers()?);
+    let streams = if fault.needs().streams { Some(HeldStreams::open(stage, fault.name()).await) } else { None };
     let active = fault.strike(stage).await.context("could not inject the fault")?;
     say(&format!("{}: injected the fault {:.0} s into the run", fault.name(), (active.at - since).as_secs_f64()));
     sleep_until(active.at + active.lasts).await;
-    let findings = active.end.await.context("could not end the fault")?;
+    let mut findings = active.end.await.context("could not end the fault")?;
     let ended = Instant::now();
     sleep_until((active.at + effort.after).max(ended + effort.after_end)).await;
     wait_begun(traffic, effort.requests).await?;
+    if let Some(streams) = streams {
+        findings.figures.extend(streams.end().await);
+    }
     Ok(Timeline { at: active.at, dead: active.dead, silent: active.silent, ended, findings, before })
 }
 

@@ -29,12 +29,12 @@ const FAULTS: [&str; 7] = [
 ];
 
 /// The figures that must meet their limits.
-const JUDGED: [&str; 8] =
-    ["requests", "false_alarms", "hsdirs", "other_hsdirs", "gone_s", "took_s", "republished_s", "fewest_points"];
+const JUDGED: [&str; 9] =
+    ["requests", "false_alarms", "hsdirs", "other_hsdirs", "gone_s", "took_s", "republished_s", "fewest_points", "held_streams"];
 
 /// The counts that must meet a limit which allows for chance. Slow requests are only printed,
 /// because a moment in which the machine does other work makes many of them slow.
-const COUNTED: [&str; 2] = ["failed", "cut"];
+const COUNTED: [&str; 3] = ["failed", "cut", "held_cut"];
 
 /// Returns the limit that a figure of a short run must meet, if there is one.
 fn of_short_run(limit: Limit, results: &Results) -> Option<Limit> {

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::chaos::fault::{ActiveFault, Fault, Findings};
 use crate::chaos::figure::Figure;
-use crate::chaos::limit::{Bound, Limit, like_plain};
+use crate::chaos::limit::{Bound, Limit};
 use crate::chaos::metrics;
 use crate::chaos::needs::Needs;
 use crate::chaos::observed::Observed;
@@ -110,8 +110,12 @@ impl Fault for AuthoritiesDown {
     fn limits(&self) -> Vec<Limit> {
         // While clients and the publisher are in different time periods, clients find no points.
         // This depends on tor's pauses, as it does for the plain service, so it has no limit.
-        let own = [Limit::new("whole_s", Bound::AtMost(WATCHED.as_secs_f64()))];
-        [&own[..], &like_plain(5.0)].concat()
+        vec![
+            Limit::new("whole_s", Bound::AtMost(WATCHED.as_secs_f64())),
+            Limit::new("failed", Bound::AbovePlainByChance(0.5)),
+            Limit::new("cut", Bound::AbovePlain(0.5)),
+            Limit::new("slow", Bound::AbovePlainByChance(5.0)),
+        ]
     }
 }
 

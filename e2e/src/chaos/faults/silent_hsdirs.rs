@@ -121,11 +121,11 @@ impl Fault for SilentHsdirs {
             Limit::new("first_circuits", Bound::AtLeast(1.0)),
             Limit::new("plain_first_circuits", Bound::AtLeast(1.0)),
             Limit::new("circuits", Bound::TimesPlain(1.5, RETRIED)),
-            Limit::new("killed_failed", Bound::AbovePlain(0.5)),
-            Limit::new("killed_slow", Bound::AbovePlain(5.0)),
-            Limit::new("failed", Bound::AbovePlain(WHILE_FROZEN)),
+            Limit::new("killed_failed", Bound::AbovePlainByChance(0.5)),
+            Limit::new("killed_slow", Bound::AbovePlainByChance(5.0)),
+            Limit::new("failed", Bound::AbovePlainByChance(WHILE_FROZEN)),
             Limit::new("cut", Bound::AbovePlain(0.5)),
-            Limit::new("slow", Bound::AbovePlain(WHILE_FROZEN)),
+            Limit::new("slow", Bound::AbovePlainByChance(WHILE_FROZEN)),
         ];
         own.into()
     }
