@@ -21,6 +21,7 @@ use onionbalance_e2e::torclient::TorClient;
 use onionbalance_e2e::wait::{Seen, until};
 use rustix::process::Signal;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::setup::{ControlAuth, DAEMON, Setup};
 
@@ -191,10 +192,12 @@ fn normalized(value: &Value) -> Value {
 async fn wait_serves(setup: &Setup, onion: &str, instances: &[usize]) -> Result<()> {
     let expected: BTreeSet<usize> = instances.iter().copied().collect();
     let backends = u32::try_from(expected.len())?;
-    let (mut seen, mut failed) = (BTreeSet::new(), 0);
+    let (mut seen, mut failed, mut shown) = (BTreeSet::new(), 0, Duration::ZERO);
     for _ in 0..fetches_to_reach_all(backends, POINTS * backends).div_ceil(FETCHES_PER_CLIENT) {
         let client = setup.client().await?;
+        let start = Instant::now();
         wait_shown(setup, &client, onion, instances).await?;
+        shown = shown.max(start.elapsed());
         for number in 0..FETCHES_PER_CLIENT {
             match client.fetch(onion, &number.to_string()).await {
                 Ok(page) => {
@@ -216,6 +219,7 @@ async fn wait_serves(setup: &Setup, onion: &str, instances: &[usize]) -> Result<
         }
     }
     println!("figure standalone_fetches_failed {failed} fetches");
+    println!("figure standalone_shown_s {:.1} s", shown.as_secs_f64());
     ensure!(seen == expected, "only {seen:?} of {expected:?} answered");
     Ok(())
 }
