@@ -1,5 +1,5 @@
-//! Streams that are open when backends are removed, and that last longer than the drain of a backend
-//! without streams.
+//! Streams that are open when backends are removed, and that last longer than the drain of a
+//! backend without streams.
 
 use std::time::Duration;
 

@@ -26,8 +26,8 @@ pub enum Bound {
     /// At most as many as the plain onion service had in the same run, plus this percentage, as for
     /// [`Self::Share`]. Only for faults that break the Tor network itself, which both services use.
     AbovePlain(f64),
-    /// Like [`Self::AbovePlain`], plus what chance explains ([`most_beside`]). For requests that the
-    /// fault affects in both services alike.
+    /// Like [`Self::AbovePlain`], plus what chance explains ([`most_beside`]). For requests that
+    /// the fault affects in both services alike.
     AbovePlainByChance(f64),
     /// At most this multiple of what the plain onion service had in the same run, or this number if
     /// the multiple is smaller.

@@ -29,8 +29,17 @@ const FAULTS: [&str; 7] = [
 ];
 
 /// The figures that must meet their limits.
-const JUDGED: [&str; 9] =
-    ["requests", "false_alarms", "hsdirs", "other_hsdirs", "gone_s", "took_s", "republished_s", "fewest_points", "held_streams"];
+const JUDGED: [&str; 9] = [
+    "requests",
+    "false_alarms",
+    "hsdirs",
+    "other_hsdirs",
+    "gone_s",
+    "took_s",
+    "republished_s",
+    "fewest_points",
+    "held_streams",
+];
 
 /// The counts that must meet a limit which allows for chance. Slow requests are only printed,
 /// because a moment in which the machine does other work makes many of them slow.

@@ -173,8 +173,8 @@ async fn late(plane: &DataPlane, frozen: &[String], since: Timestamp) -> Result<
     println!("figure hsdirs_up_to_date_s {:.1} s", last.as_secs_f64());
     ensure!(last < UP_TO_DATE, "an HSDir accepted the new descriptor after {last:?}");
     let unanswered: Vec<&Upload> = uploads.iter().filter(|upload| upload.accepted_after.is_none()).collect();
-    // An HSDir that is responsible in both time periods receives one descriptor after the other. If it
-    // does not answer, one descriptor waits.
+    // An HSDir that is responsible in both time periods receives one descriptor after the other. If
+    // it does not answer, one descriptor waits.
     let sent = uploads.iter().map(|upload| (&upload.hsdir, &upload.period)).collect::<BTreeSet<_>>().len();
     let waiting = unanswered.iter().map(|upload| &upload.hsdir).collect::<BTreeSet<_>>().len();
     let wanted = PERIODS * RESPONSIBLE;
