@@ -9,19 +9,12 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::figure::Figure;
-use super::limit::{Bound, Limit};
+use super::limit::{HELD_CUT, HELD_STREAMS};
 use super::request::{Answer, PATIENCE, begin, finish};
 use super::stage::Stage;
 
-/// The figure that counts the streams whose responses had begun before the fault.
-pub const HELD_STREAMS: &str = "held_streams";
-/// The figure that counts those of these streams that were cut off.
-pub const HELD_CUT: &str = "held_cut";
-
 /// The number of streams that are opened.
 const STREAMS: usize = 40;
-/// The number of streams that must have begun before the fault.
-const FEWEST: f64 = 30.0;
 /// The duration of each stream in seconds. A backend lets clients with cached descriptors open new
 /// streams for 30 s after the withdrawal of its points, and looks at its open streams after that.
 const SECONDS: u64 = 60;
@@ -57,9 +50,4 @@ impl HeldStreams {
 async fn to_its_end(answer: Answer) -> Result<()> {
     let rest = timeout(Duration::from_secs(2 * SECONDS), finish(answer)).await;
     rest.context("the rest of the response did not arrive in time")?
-}
-
-/// Returns the limits of a fault that must not cut off any held stream.
-pub fn limits() -> [Limit; 2] {
-    [Limit::new(HELD_STREAMS, Bound::AtLeast(FEWEST)), Limit::new(HELD_CUT, Bound::AtMost(0.0))]
 }

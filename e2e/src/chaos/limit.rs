@@ -4,11 +4,16 @@ use std::fmt;
 
 use super::effort::Effort;
 use super::figure::Results;
-use super::held_streams::{HELD_CUT, HELD_STREAMS};
 use crate::chance::{most_beside, most_failures};
 
 /// The percentage of the requests of a short run that may fail or be cut in addition to the limit.
 const UNLUCKY: f64 = 1.0;
+
+/// The figure that counts the streams that were open when the fault occurred
+/// (`HeldStreams`).
+pub const HELD_STREAMS: &str = "held_streams";
+/// The figure that counts those of these streams that were cut off.
+pub const HELD_CUT: &str = "held_cut";
 
 /// The values that a figure may have.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -137,6 +142,12 @@ pub fn shares(failed: f64, slow: f64) -> [Limit; 3] {
         Limit::new("cut", Bound::AtMost(0.0)),
         Limit::new("slow", Bound::Share(slow)),
     ]
+}
+
+/// Returns the limits of a fault that removes backends and must not cut off the streams that are
+/// open. Nearly all of the 40 streams must have begun before the fault.
+pub fn spares_streams() -> [Limit; 2] {
+    [Limit::new(HELD_STREAMS, Bound::AtLeast(30.0)), Limit::new(HELD_CUT, Bound::AtMost(0.0))]
 }
 
 /// Returns the limits of a fault of the Tor network itself, relative to the plain onion service.

@@ -10,8 +10,7 @@ use tokio::time::Instant;
 
 use crate::chaos::fault::{ActiveFault, Fault};
 use crate::chaos::figure::Figure;
-use crate::chaos::held_streams::limits as held_streams;
-use crate::chaos::limit::{Bound, Limit, harmless};
+use crate::chaos::limit::{Bound, Limit, harmless, spares_streams};
 use crate::chaos::needs::Needs;
 use crate::chaos::observed::Observed;
 use crate::chaos::stage::Stage;
@@ -62,7 +61,7 @@ impl Fault for ScaleDown {
     }
 
     fn limits(&self) -> Vec<Limit> {
-        [&[Limit::new("gone_s", Bound::AtMost(15.0))][..], &harmless(), &held_streams()].concat()
+        [&[Limit::new("gone_s", Bound::AtMost(15.0))][..], &harmless(), &spares_streams()].concat()
     }
 }
 
@@ -93,7 +92,7 @@ impl Fault for PodRestart {
     }
 
     fn limits(&self) -> Vec<Limit> {
-        [&[Limit::new("gone_s", Bound::AtMost(10.0))][..], &harmless(), &held_streams()].concat()
+        [&[Limit::new("gone_s", Bound::AtMost(10.0))][..], &harmless(), &spares_streams()].concat()
     }
 }
 
@@ -144,6 +143,6 @@ impl Fault for RollingRestart {
     }
 
     fn limits(&self) -> Vec<Limit> {
-        [&[Limit::new("took_s", Bound::AtMost(90.0))][..], &harmless(), &held_streams()].concat()
+        [&[Limit::new("took_s", Bound::AtMost(90.0))][..], &harmless(), &spares_streams()].concat()
     }
 }
