@@ -9,8 +9,7 @@ use crate::chance::{most_beside, most_failures};
 /// The percentage of the requests of a short run that may fail or be cut in addition to the limit.
 const UNLUCKY: f64 = 1.0;
 
-/// The figure that counts the streams that were open when the fault occurred
-/// (`HeldStreams`).
+/// The figure that counts the streams that were open when the fault occurred (`HeldStreams`).
 pub const HELD_STREAMS: &str = "held_streams";
 /// The figure that counts those of these streams that were cut off.
 pub const HELD_CUT: &str = "held_cut";

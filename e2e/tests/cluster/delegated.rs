@@ -148,8 +148,7 @@ pub async fn move_without_a_gap(scene: &Scene, vault: &Vault, web: &Service, sec
             error = first_failure(&newcomer, onion, true) => return Err(error.context(format!("moving to {secret}"))),
             error = first_failure(&regular, onion, false) => return Err(error.context(format!("moving to {secret}"))),
         }
-        // kubectl cannot read the log of the old publisher while its pod is being removed.
-        let continues = async || match scene.run(&format!("logs -l {FRONTEND} -c publisher --tail=-1")).await {
+        let continues = async || match publisher_logs(scene).await {
             Ok(log) if log.contains(REJECTED) => bail!("the counters must continue: {log}"),
             Ok(_) => Ok(Ok(())),
             Err(error) => Ok(Err(format!("{error:#}"))),
@@ -160,6 +159,20 @@ pub async fn move_without_a_gap(scene: &Scene, vault: &Vault, web: &Service, sec
     ensure!(unmoved().await? == before, "a move must change neither the backends nor the token");
     newcomer.remove().await?;
     regular.remove().await
+}
+
+/// Returns the logs of the publishers, except those whose pods are being removed. kubectl cannot
+/// read the log of a removed container, and Kubernetes 1.20 may keep its pod for more than a
+/// minute.
+async fn publisher_logs(scene: &Scene) -> Result<String> {
+    let path = "{range.items[*]}{.metadata.name}/{.metadata.deletionTimestamp};{end}";
+    let pods = scene.run(&format!("get pods -l {FRONTEND} -o jsonpath={path}")).await?;
+    let mut logs = String::new();
+    for name in pods.split(';').filter_map(|pod| pod.strip_suffix('/')) {
+        logs += &scene.run(&format!("logs {name} -c publisher --tail=-1")).await?;
+    }
+    ensure!(!logs.is_empty(), "no publisher has a log; pods: {pods}");
+    Ok(logs)
 }
 
 /// Names another Secret in the object. Waits until another publisher leads, and until the HSDirs
@@ -235,7 +248,7 @@ async fn bad_kits_lose_nothing(scene: &Scene, vault: &Vault, web: &Service, clie
 /// Returns the number of times that the publisher has logged that it refuses the kits in its
 /// volume.
 async fn refusals(scene: &Scene) -> Result<usize> {
-    let log = scene.run(&format!("logs -l {FRONTEND} -c publisher --tail=-1")).await?;
+    let log = publisher_logs(scene).await?;
     Ok(log.matches("the new signing kits cannot be used").count())
 }
 
